@@ -23,7 +23,7 @@ import yaml
 
 from tests.support import prefork
 from tests.support.claude import KEY, the_cli
-from tests.support.database import embedded_arguments
+from tests.support.database import embedded_arguments, migrated_database
 from tests.support.pgbouncer import pgbouncer
 from tests.support.prefork import TURBO
 from tests.support.requirements import missing
@@ -80,16 +80,17 @@ class Host:
         self,
         *arguments: str,
         dsn: str | None = None,
+        listen_dsn: str | None = None,
         path: str = SYSTEM_PATH,
         wrapped: tuple[str, ...] = (),
         **config: object,
     ) -> Done:
         file = self.home / "doctor.yaml"
         file.write_text(yaml.safe_dump({**self.config, **config}))
-        done = prefork.run_text(
-            [*wrapped, TURBO, "doctor", "--config", file, "--json", *arguments],
-            env={"HOME": str(self.home), "LANG": "C.UTF-8", "PATH": path, "TURBO_DSN": dsn or self.bench.dsn},
-        )
+        environment = {"HOME": str(self.home), "LANG": "C.UTF-8", "PATH": path, "TURBO_DSN": dsn or self.bench.dsn}
+        if listen_dsn is not None:
+            environment["TURBO_LISTEN_DSN"] = listen_dsn
+        done = prefork.run_text([*wrapped, TURBO, "doctor", "--config", file, "--json", *arguments], env=environment)
         assert done.stderr == ""
         return Done(done.returncode, done.stdout)
 
@@ -180,6 +181,19 @@ def test_pooler_in_transaction_mode_fails(host: Host) -> None:
         only(host.doctor(dsn=through.dsn), "notifications", "fail", "pooler in transaction mode")
     with pgbouncer(host.bench.dsn, "session") as through:
         assert wrong(host.doctor(dsn=through.dsn)) == {}, "one in session mode is no fault"
+
+
+def test_listen_dsn_is_judged(host: Host) -> None:
+    host.start().listening()
+    with pgbouncer(host.bench.dsn, "transaction") as through, migrated_database() as other:
+        done = host.doctor(dsn=through.dsn, listen_dsn=host.bench.dsn)
+        assert wrong(done) == {}
+        (finding,) = [check for check in done.json["checks"] if check["name"] == "listen_dsn"]
+        assert finding["what"] == (
+            "dsn is a pooler in transaction mode, listen_dsn PostgreSQL itself; both lead to one database"
+        )
+        only(host.doctor(listen_dsn=through.dsn), "listen_dsn", "fail", "a pooler in transaction mode, too")
+        only(host.doctor(dsn=through.dsn, listen_dsn=other), "listen_dsn", "fail", "two servers or two databases")
 
 
 @contextlib.contextmanager

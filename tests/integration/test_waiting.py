@@ -14,11 +14,13 @@ from contextlib import nullcontext
 import psycopg
 import pytest
 
+from tests.support.database import migrated_database
 from tests.support.logins import login, user
 from tests.support.pgbouncer import pgbouncer
 from tests.support.settling import settling
 from tests.support.steps import claim_one, ended, registered
 from tests.support.stores import Stores
+from tests.support.waiting import until_async
 from turbo import AsyncClient, Client, UnknownTask
 from turbo.client import hearing, waiting
 from turbo.client.operations import Steps
@@ -355,6 +357,55 @@ async def test_client_behind_a_pooler_polls(dsn: str, db: psycopg.Connection, as
             await by_finish(db, stores)
             assert [await asyncio.wait_for(one, 20) for one in waits] == ["completed", "completed"]
     assert not asleep.event.is_set()
+
+
+async def test_listen_dsn_tells_behind_a_pooler(
+    dsn: str, db: psycopg.Connection, asleep: Asleep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TURBO_LISTEN_DSN belongs to TURBO_DSN. The session that hears is lost once, and replaced."""
+    db.autocommit = True
+    db.execute(PLAIN)
+    lost = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'turbo wait'"
+        " and datname = current_database()"
+    )
+    async with registered(dsn) as stores:
+        with pgbouncer(dsn, "transaction") as pooled:
+            monkeypatch.setenv("TURBO_DSN", pooled.dsn)
+            monkeypatch.setenv("TURBO_LISTEN_DSN", dsn)
+            monkeypatch.setattr(hearing, "LOST_SECONDS", 0.05)
+            monkeypatch.setattr(hearing, "DEAF_SECONDS", 0.05)
+            for wait in (sync_wait, async_wait):
+                waits = asyncio.create_task(asyncio.to_thread(wait, pooled.dsn))
+                await asleep.until()
+                asleep.event.clear()
+                assert db.execute(lost).fetchone() == (1,)
+                await asleep.until()
+                await by_finish(db, stores)
+                assert await asyncio.wait_for(waits, 20) == "completed"
+                db.execute("delete from agent_tasks")
+                db.execute(PLAIN)
+                asleep.event.clear()
+
+
+async def test_listen_dsn_elsewhere_is_said_and_polled(
+    dsn: str, db: psycopg.Connection, asleep: Asleep, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.autocommit = True
+    db.execute(PLAIN)
+    async with registered(dsn) as stores:
+        with migrated_database() as other, Client(dsn, listen_dsn=other) as client:
+            waits = asyncio.create_task(asyncio.to_thread(client.wait, "t", 60))
+            await asyncio.to_thread(asleep.awake.wait, 20)
+            async with AsyncClient(dsn, listen_dsn=other) as also:
+                also_waits = asyncio.create_task(also.wait("t", 60))
+                await until_async(lambda: len(caplog.messages) == 2)
+                await by_finish(db, stores)
+                assert {(await waits).status, (await also_waits).status} == {"completed"}
+    assert not asleep.event.is_set()
+    assert all(
+        message.startswith("listen_dsn (TURBO_LISTEN_DSN) leads to another server") for message in caplog.messages
+    )
 
 
 def test_connection_of_the_caller_is_not_changed(dsn: str, db: psycopg.Connection, asleep: Asleep) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +26,15 @@ class PgBouncer:
     process: "subprocess.Popen[bytes]"
     file: Path
 
+    def kill(self) -> None:
+        """SIGKILL: every session is gone at once."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def start_again(self) -> None:
+        self.process = _launch(self.file)
+        until(lambda: _answers(self.dsn), what="PgBouncer answers")
+
     def change(self, mode: str, *, pool_size: int = 20) -> None:
         """Another mode, and every session is ended, as by an operator who restarts it."""
         text = re.sub(r"(?m)^pool_mode = .*$", f"pool_mode = {mode}", self.file.read_text())
@@ -45,9 +53,18 @@ class PgBouncer:
             db.execute("RELOAD")
 
 
+def documented() -> str:
+    """The settings of docs/operations.md, without those of a place."""
+    (block,) = re.findall(
+        r"```ini\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL
+    )
+    lines = block.partition("[pgbouncer]\n")[2].splitlines()
+    return "\n".join(line for line in lines if not re.match(r"listen_|auth_|default_pool_size|pool_mode", line))
+
+
 @contextlib.contextmanager
-def pgbouncer(dsn: str, mode: str, *, pool_size: int = 20) -> Iterator[PgBouncer]:
-    """`mode`: session or transaction. Prepared statements are not tracked (1.18), as in many an installation."""
+def pgbouncer(dsn: str, mode: str, *, pool_size: int = 20, more: str = "") -> Iterator[PgBouncer]:
+    """`mode`: session or transaction. Prepared statements are not tracked (1.18), as in many an installation. `more`: settings."""
     require(PROGRAM)
     where = conninfo.conninfo_to_dict(dsn)
     home = Path(tempfile.mkdtemp(prefix="turbo-pgbouncer-"))
@@ -71,22 +88,25 @@ max_client_conn = 200
 logfile = {home / "log"}
 server_login_retry = 0.2
 ignore_startup_parameters = extra_float_digits
+{more}
 """
     )
     if os.geteuid() == 0:  # it refuses root
         home.chmod(0o755)
         for path in (home, *home.iterdir()):
             shutil.chown(path, embedded.SERVER_USER)
-    as_user = {"user": embedded.SERVER_USER, "extra_groups": []} if os.geteuid() == 0 else {}
-    process = subprocess.Popen([PROGRAM, "-q", str(file)], cwd="/", stdin=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
-    one = PgBouncer(conninfo.make_conninfo(dsn, host="127.0.0.1", port=port), process, file)
+    one = PgBouncer(conninfo.make_conninfo(dsn, host="127.0.0.1", port=port), _launch(file), file)
     try:
         until(lambda: _answers(one.dsn), what="PgBouncer answers")
         yield one
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        one.kill()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _launch(file: Path) -> "subprocess.Popen[bytes]":
+    as_user = {"user": embedded.SERVER_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+    return subprocess.Popen([PROGRAM, "-q", str(file)], cwd="/", stdin=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload,no-any-return]
 
 
 def _answers(dsn: str) -> bool:

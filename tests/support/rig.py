@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
+from turbo.db.address import Address
 from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.lane import Lane
 from turbo.db.quiet_store import QuietStore
@@ -110,11 +111,13 @@ class Rig:
     bypasses: BypassTimings = USUAL_BYPASSES
     quiet: QuietTimings | None = None
     """With it, the rig has a quiet keeper."""
+    listen_dsn: str | None = None
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
         self.worker_id = f"{self.name}-1-abcdef"
-        self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
+        self.where = Address(self.dsn, listen=None if self.listen_dsn is None else Address(self.listen_dsn))
+        self.lanes = Lane(self.where, "rig claims"), Lane(self.where, "rig results")
         self.problems, self.metrics = Problems(), Metrics()
         self.stores = Stores(
             self.worker_id,
@@ -144,7 +147,7 @@ class Rig:
             reconcile=reconcile,
         )
         self.listener = Listener(
-            self.dsn,
+            self.where.listen,
             self.worker_id,
             self.queues,
             self.stores.notifier,
@@ -232,6 +235,10 @@ class Rig:
         return answer
 
     # the listener's events
+
+    def opened(self, server: str) -> None:
+        if self.where.server is not None:
+            self.where.server.listens_on(server)
 
     def connected(self, *, hears: bool) -> None:
         self.may_idle = hears

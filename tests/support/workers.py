@@ -142,6 +142,7 @@ class Bench:
         config: dict[str, Any] | None = None,
         *arguments: str,
         dsn: str | None = None,
+        listen_dsn: str | None = None,
         without: Sequence[str] = (),
         **worker: object,
     ) -> WorkerProcess:
@@ -155,6 +156,8 @@ class Bench:
         log = self.path / f"worker{number}.log"
         with log.open("wb") as out:
             environment = {**os.environ, "TURBO_DSN": dsn or self.dsn}
+            if listen_dsn is not None:
+                environment["TURBO_LISTEN_DSN"] = listen_dsn
             process = prefork.popen([*program, file, *arguments], env=environment, stdout=out, stderr=out)
         one = WorkerProcess(process, log, self.path / "state")
         self.workers.append(one)

@@ -71,6 +71,8 @@ def test_variables_expand_after_parsing(tmp_path, monkeypatch):
         (LEAST + "worker: {poll_seconds: 0.0001}\n", "poll_seconds: must be greater than or equal to 0.1"),
         (LEAST + "worker: {lease_seconds: 0.1}\n", "lease_seconds: must be greater than or equal to 0.2"),
         (LEAST + 'database: {dsn: "host=h password=geheim"}\n', "database.dsn: contains a password"),
+        (LEAST + 'database: {listen_dsn: "host=h password=geheim"}\n', "database.listen_dsn: contains a password"),
+        (LEAST + 'database: {listen_dsn: "host=h geheim"}\n', "database.listen_dsn: is not a connection string"),
         (LEAST + 'database: {dsn: "postgresql://u:geheim@h/d"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://h/d?password=geheim"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://h/d?%70assword=geheim"}\n', "database.dsn: contains a password"),

@@ -28,7 +28,16 @@ def test_only_allowed_variables_are_inherited(monkeypatch: pytest.MonkeyPatch) -
         name: f"/my {name}"
         for name in ("HOME", "PATH", "LANG", "LC_ALL", "LC_TIME", "TMPDIR", "TERM", "TZ", "USER", "SHELL")
     }
-    secret = ("TURBO_DSN", "PGPASSWORD", "PGHOST", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "TURBO_RUN", "LCX")
+    secret = (
+        "TURBO_DSN",
+        "TURBO_LISTEN_DSN",
+        "PGPASSWORD",
+        "PGHOST",
+        "AWS_SECRET_ACCESS_KEY",
+        "LD_PRELOAD",
+        "TURBO_RUN",
+        "LCX",
+    )
     others = dict.fromkeys(secret, "no")
     for name in os.environ:
         monkeypatch.delenv(name)
@@ -54,7 +63,7 @@ def test_env_file_overrides_env_and_env_overrides_inherited(tmp_path: Path, monk
     }
 
 
-@pytest.mark.parametrize("name", ["TURBO_DSN", "PGPASSWORD", "PGHOST", "PGSERVICEFILE"])
+@pytest.mark.parametrize("name", ["TURBO_DSN", "TURBO_LISTEN_DSN", "PGPASSWORD", "PGHOST", "PGSERVICEFILE"])
 def test_database_variables_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentRefused, match=rf"env of executor lint: {name} gives access to turbo's own database"):
         ChildEnvironment({name: SECRET}, owner="lint")

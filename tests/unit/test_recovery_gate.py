@@ -77,3 +77,26 @@ async def test_second_failover_restarts_the_wait():
     assert not asked.done()
     gate.restored()
     await asyncio.wait_for(asked, 5)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_pooled_claims_wait_from_the_first_sign_of_a_crash(pooled):
+    """Their session may outlive the server behind the pooler, so no new one shuts the gate. Control: claims of another worker go on."""
+    gate = RecoveryGate(LONG, LONG, pooled=pooled)
+    gate.opened("server 1")
+    gate.restored()
+    gate.failed(errors.CrashShutdown(), connecting=False)
+    assert await waits(gate) is pooled
+
+
+async def test_listener_that_stays_away_holds_pooled_claims_once():
+    """Each attempt to connect fails: only the first one shuts the gate, for as long as claims wait for a listener."""
+    gate = RecoveryGate(0.0, 0.05, pooled=True)
+    gate.opened("server 1")
+    for _ in range(3):
+        gate.disconnected()
+        gate.failed(psycopg.OperationalError("refused"), connecting=True)
+        await asyncio.sleep(0.03)
+    await asyncio.wait_for(gate.wait_open(), 5)
+    gate.failed(psycopg.OperationalError("refused"), connecting=True)
+    assert not await waits(gate)

@@ -69,7 +69,14 @@ def doctor(
         or os.environ.get("TURBO_DSN")
         or (settings.database.dsn if settings is not None else "")
     )
-    findings = examine(where, settings, env_file=env_file, old_transaction_seconds=old_transaction)
+    listen = os.environ.get("TURBO_LISTEN_DSN") or (settings.database.listen_dsn if settings is not None else "")
+    findings = examine(
+        where,
+        settings,
+        listen_dsn="" if listen == where else listen,
+        env_file=env_file,
+        old_transaction_seconds=old_transaction,
+    )
     results = list(findings) if as_json else _printed(findings)
     count = Counter(finding.level for finding in results)
     if as_json:

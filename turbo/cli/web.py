@@ -75,7 +75,8 @@ def web(
         return
     configured = settings.database.dsn if settings is not None else ""
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or configured
-    _serve(WebSettings(where, directory, section), no_link)
+    listen = os.environ.get("TURBO_LISTEN_DSN") or (settings.database.listen_dsn if settings is not None else "")
+    _serve(WebSettings(where, directory, section, listen), no_link)
 
 
 def _serve(settings: "WebSettings", no_link: bool) -> None:

@@ -94,18 +94,27 @@ def worker(
             "--dsn contains a password, which the process list showed until the worker started; put it in ~/.pgpass (mode 0600), "
             "a service file, or TURBO_DSN in an --env-file"
         )
-    if has_password(where) or os.environ.get("PGPASSWORD"):
+    listen_where = os.environ.get("TURBO_LISTEN_DSN") or settings.database.listen_dsn
+    connect_arguments(listen_where, "turbo worker")
+    with_password = [one for one in (where, listen_where) if has_password(one)]
+    if with_password or os.environ.get("PGPASSWORD"):
         password = os.environ.get("PGPASSWORD")
-        for pid, program in showing(
-            [where if has_password(where) else "", f"PGPASSWORD={password}" if password else ""]
-        ):
+        for pid, program in showing([*with_password, f"PGPASSWORD={password}" if password else ""]):
             logging.getLogger(__name__).warning(
                 "every user of this host can read the database's password in the arguments of process %d (%s), which has started this "
                 "worker and lives as long: put it in ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file",
                 pid,
                 program,
             )
-    address = Address(where, environment, dsn_in)
+
+    def listen_dsn_in(variables: Mapping[str, str]) -> str:
+        return variables.get("TURBO_LISTEN_DSN") or (
+            settings.database.listen_dsn and database_dsn(path, variables, "listen_dsn")
+        )
+
+    apart = listen_where not in ("", where)
+    listen = Address(listen_where, environment, listen_dsn_in) if apart else None
+    address = Address(where, environment, dsn_in, listen)
 
     def reload(worker_process: Worker) -> str:
         try:

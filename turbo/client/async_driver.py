@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client import operations
-from turbo.client.hearing import AsyncHearing
+from turbo.client.hearing import ASK_SERVER, AsyncHearing, listen_dsn_for
 from turbo.client.operations import (
     Disconnect,
     Listen,
@@ -35,7 +35,15 @@ class AsyncDriver:
     _person: str | None = None
     """Who stands behind the statements, for detail.on_behalf_of of the audit trail."""
 
-    def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str = "",
+        connection: psycopg.AsyncConnection[Any] | None = None,
+        *,
+        listen_dsn: str | None = None,
+    ) -> None:
+        """`listen_dsn`: where it listens while it waits, if `dsn` goes through a pooler in transaction mode; None: TURBO_LISTEN_DSN, if
+        `dsn` is TURBO_DSN; '': to `dsn`."""
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection
@@ -43,7 +51,8 @@ class AsyncDriver:
         """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
         self._failed: psycopg.AsyncConnection[Any] | None = None
         """The connection on which a statement failed last: what a Disconnect discards."""
-        self._hearing = AsyncHearing(self._dsn)
+        self._listen_dsn = listen_dsn_for(self._dsn, listen_dsn)
+        self._hearing = AsyncHearing(self._listen_dsn or self._dsn, self._server if self._listen_dsn else None)
         self._waits = 0
         """Operations that wait and may hear."""
 
@@ -52,6 +61,13 @@ class AsyncDriver:
         if self._connection is None or (self._owns and self._connection.closed):
             self._connection = await db.open_async_client(self._dsn, "turbo client")
         return self._connection
+
+    async def _server(self) -> str:
+        """Which server its own connection is on. Raises psycopg.Error."""
+        async with self._turn:
+            connection = await self._connected()
+            ((server,),) = await (await connection.execute(ASK_SERVER, prepare=False)).fetchall()
+            return str(server)
 
     async def __aenter__(self) -> Self:
         async with self._turn:

@@ -190,7 +190,7 @@ class Client(Driver):
 
     def transcript_bell(self, task_id: str) -> TranscriptBell:
         """Rings when there are new lines. It opens a connection of its own."""
-        return TranscriptBell(self._dsn, task_id)
+        return TranscriptBell(self._listen_dsn or self._dsn, task_id)
 
     def usage(self, task_id: str) -> list[RunUsage]:
         """What its runs used, in their order: at most 200 rows."""

@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client import operations
-from turbo.client.hearing import Hearing
+from turbo.client.hearing import Hearing, listen_dsn_for
 from turbo.client.operations import (
     Disconnect,
     Listen,
@@ -30,15 +30,23 @@ class Driver:
     """What `Client` does with its connection: its own, or the caller's, which is used as it is."""
 
     def __init__(
-        self, dsn: str = "", connection: psycopg.Connection[Any] | None = None, *, lock_seconds: float | None = None
+        self,
+        dsn: str = "",
+        connection: psycopg.Connection[Any] | None = None,
+        *,
+        lock_seconds: float | None = None,
+        listen_dsn: str | None = None,
     ) -> None:
-        """`lock_seconds`: a statement that waits so long for a lock, on the client's own connection, fails with
-        psycopg.errors.LockNotAvailable. An insert waits for a transaction that has inserted the same id and is not finished."""
+        """`listen_dsn`: where it listens while it waits, if `dsn` goes through a pooler in transaction mode; None: TURBO_LISTEN_DSN, if
+        `dsn` is TURBO_DSN; '': on its own connection. `lock_seconds`: a statement that waits so long for a lock, on the client's own
+        connection, fails with psycopg.errors.LockNotAvailable. An insert waits for a transaction that has inserted the same id and is
+        not finished."""
         self._lock_seconds = lock_seconds
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection or self._connect()
-        self._hearing = Hearing()
+        self._listen_dsn = listen_dsn_for(self._dsn, listen_dsn)
+        self._hearing = Hearing(self._listen_dsn)
         self._waits = 0
         """Operations that wait and may hear."""
 

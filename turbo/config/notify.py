@@ -54,7 +54,7 @@ class CommandTarget(_Target):
     @classmethod
     def _variables(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
-            if name == "TURBO_DSN" or name.startswith("PG"):
+            if name in ("TURBO_DSN", "TURBO_LISTEN_DSN") or name.startswith("PG"):
                 raise ValueError(f"has {name}, which gives access to turbo's own database: programs must not have it")
         return env
 

@@ -1,6 +1,6 @@
 """worker.yaml: the configuration of a worker. turbo.config.loader reads, expands and checks the file.
 
-A password in a DSN in the file is an error. TURBO_DSN may have one, because it is not stored in the file.
+A password in a DSN in the file is an error. TURBO_DSN and TURBO_LISTEN_DSN may have one, because they are not stored in the file.
 """
 
 import os
@@ -68,8 +68,12 @@ def _kind(value: object) -> str:
 
 class Database(Section):
     dsn: str = Field(default="", description="libpq connection string, without a password. Empty: the PG* variables.")
+    listen_dsn: str = Field(
+        default="",
+        description="Where LISTEN and beats go, if dsn leads through a pooler in transaction mode. Empty: to dsn, as the rest.",
+    )
 
-    @field_validator("dsn")
+    @field_validator("dsn", "listen_dsn")
     @classmethod
     def _readable(cls, dsn: str) -> str:
         try:
@@ -388,16 +392,19 @@ def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -
     return config.model_copy(update={"executors": executors, "notify": notify})
 
 
-def database_dsn(path: Path, environment: Mapping[str, str]) -> str:
-    """`database.dsn` of a worker.yaml as it would be in another environment. Raises ConfigError."""
+def database_dsn(path: Path, environment: Mapping[str, str], key: str = "dsn") -> str:
+    """`database.dsn` of a worker.yaml, or another key there, as it would be in another environment. Raises ConfigError."""
     section = read(path, WorkerConfig)[0].get("database")
-    dsn = section.get("dsn") if isinstance(section, dict) else None
+    dsn = section.get(key) if isinstance(section, dict) else None
     return expand(dsn, environment) if isinstance(dsn, str) else ""
 
 
 def _written_password(tree: Tree) -> Iterator[Finding]:
     section = tree.get("database")
-    dsn = section.get("dsn") if isinstance(section, dict) else None
-    if isinstance(dsn, str) and has_password(dsn):
-        what = "contains a password; put it in ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file"
-        yield fail(what, subject="database.dsn")
+    for key, variable in (("dsn", "TURBO_DSN"), ("listen_dsn", "TURBO_LISTEN_DSN")):
+        dsn = section.get(key) if isinstance(section, dict) else None
+        if isinstance(dsn, str) and has_password(dsn):
+            what = (
+                f"contains a password; put it in ~/.pgpass (mode 0600), a service file, or {variable} in an --env-file"
+            )
+            yield fail(what, subject=f"database.{key}")

@@ -19,6 +19,7 @@ from turbo.db.dsn import UnreadableDsn, describe
 from turbo.db.errors import (
     DATABASE_ERRORS,
     AnotherDatabase,
+    AnotherServer,
     LaneClosed,
     is_about_one_row,
     is_about_this_role,
@@ -41,6 +42,7 @@ __all__ = [
     "DATABASE_ERRORS",
     "Address",
     "AnotherDatabase",
+    "AnotherServer",
     "Connection",
     "Lane",
     "LaneClosed",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from psycopg import conninfo
 
 from turbo.db.dsn import UnreadableDsn, parse
-from turbo.db.identity import DatabaseIdentity
+from turbo.db.identity import DatabaseIdentity, ListeningServer
 from turbo.process.environment import EnvFile, EnvironmentRefused
 
 log = logging.getLogger(__name__)
@@ -32,23 +32,40 @@ DsnIn = Callable[[Mapping[str, str]], str]
 
 
 class Address:
-    """A DSN whose login follows an env file. Any thread may use it. `identity`: of the database it must lead to."""
+    """A DSN whose login follows an env file. Any thread may use it. `identity`: of the database it must lead to. `listen`: where LISTEN
+    and beats go, itself unless there is a second DSN. `server`: the one that `listen` is on; None unless there is a second DSN."""
 
-    def __init__(self, dsn: str, env_file: EnvFile | None = None, dsn_in: DsnIn | None = None) -> None:
-        """`dsn` is what `dsn_in` gives for the file as it is now, which was put into this process's environment."""
+    def __init__(
+        self,
+        dsn: str,
+        env_file: EnvFile | None = None,
+        dsn_in: DsnIn | None = None,
+        listen: "Address | None" = None,
+    ) -> None:
+        """`dsn` is what `dsn_in` gives for the file as it is now, which was put into this process's environment. `listen`: of
+        database.listen_dsn; then `dsn` may lead through a pooler in transaction mode."""
         self._dsn = self._first = dsn
         self._file = env_file
         self._dsn_in = dsn_in or (lambda _environment: dsn)
         self._values = dict(env_file.values()) if env_file is not None else {}
         self._at_start = dict(self._values)
         self._lock = threading.Lock()
-        self.identity = DatabaseIdentity()
+        self.listen = self if listen is None else listen
+        self.server = None if listen is None else ListeningServer()
+        self.identity: DatabaseIdentity = DatabaseIdentity() if listen is None else listen.identity
+        self.password = ""
+        """What its last session has logged in with, from wherever libpq had it; '' for none."""
         self._warned = ""
 
     @property
     def dsn(self) -> str:
         """For the next session."""
         return self._dsn
+
+    @property
+    def apart(self) -> bool:
+        """Whether LISTEN and beats go another way than the rest."""
+        return self.listen is not self
 
     def changed_since(self, dsn: str) -> bool:
         """Whether there is another login now than in `dsn`. Reads the file if it has changed; costs 20 µs if it has not."""
@@ -57,6 +74,12 @@ class Address:
 
     def reload(self) -> str:
         """Read the file again if it has changed. Returns what came of it, for a log; logs a new login, and a problem once."""
+        said = self._reload()
+        if self.apart and (also := self.listen.reload()) != said:
+            return f"{said}; for listen_dsn: {also}"
+        return said
+
+    def _reload(self) -> str:
         if self._file is None:
             return "no --env-file to read again"
         with self._lock:

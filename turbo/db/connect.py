@@ -27,7 +27,7 @@ from psycopg.rows import TupleRow
 from turbo.db import multihost, search_path
 from turbo.db.address import Address
 from turbo.db.dsn import parse, shown
-from turbo.db.identity import IDENTITY
+from turbo.db.identity import IDENTITY, SERVER
 from turbo.db.values import read_bounded
 
 CONNECT_TIMEOUT = 5
@@ -40,8 +40,7 @@ _READ_AND_WRITTEN = (
 """How values are written in text. A transaction pooler keeps these for each of its clients."""
 
 _MEANING = (
-    " pg_catalog.set_config('extra_float_digits', '1', false), pg_catalog.set_config('array_nulls', 'on', false),"
-    " pg_catalog.set_config('row_security', 'on', false),"
+    f" {search_path.EACH_MEANING},"
     " pg_catalog.set_config('default_transaction_isolation', 'read committed', false),"
     " pg_catalog.set_config('default_transaction_deferrable', 'off', false)"
 )
@@ -56,22 +55,30 @@ shared, too, until notifications arrive (turbo.db.lane)."""
 
 _LOOKED_UP = f"pg_catalog.set_config('search_path', '{search_path.CLOSED}', false)"
 
+_LIMITS = (
+    f" pg_catalog.set_config('lock_timeout', '0', false), pg_catalog.set_config('idle_session_timeout', '0', false),"
+    f" {search_path.EACH_LIMIT}"
+)
+
 SESSION_SETTINGS = (
     f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},{_MEANING},"
-    " pg_catalog.set_config('statement_timeout', '0', false), pg_catalog.set_config('lock_timeout', '0', false),"
-    " pg_catalog.set_config('idle_session_timeout', '0', false),"
-    " case when pg_catalog.current_setting('transaction_timeout', true) operator(pg_catalog.<>) '0'::pg_catalog.text"
-    " then pg_catalog.set_config('transaction_timeout', '0', false) end,"
-    " pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),"
-    " pg_catalog.set_config('client_min_messages', 'warning', false),"
-    " pg_catalog.set_config('jit', 'off', false),"
+    f"{_LIMITS},"
     " coalesce(pg_catalog.has_function_privilege("
     "pg_catalog.to_regprocedure('public.turbo_database_id()'), 'execute'), false),"
-    f" case when {_OWN} then {_LOOKED_UP} end, pg_catalog.pg_postmaster_start_time()::pg_catalog.text"
+    f" case when {_OWN} then {_LOOKED_UP} end, {SERVER}"
 )
 """For a worker's session, whose statements have deadlines on this side. The first column has the schemas that its login would
 search. The third from the end tells whether the database has an identity (turbo.db.identity), the one before the last is null
 behind a pooler, and the last distinguishes servers, and starts of one server."""
+
+POOLED_SETTINGS = (
+    f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},"
+    " coalesce(pg_catalog.has_function_privilege("
+    "pg_catalog.to_regprocedure('public.turbo_database_id()'), 'execute'), false),"
+    f" case when {_OWN} then row({_MEANING.strip()},{_LIMITS}, {_LOOKED_UP})::pg_catalog.text end, {SERVER}"
+)
+"""The same for a session that may lead through a pooler in transaction mode (database.listen_dsn): a backend that is shared is left
+as it is. What its statements depend on is set with each of them (turbo.db.search_path)."""
 
 CLIENT_SETTINGS = (
     f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},"
@@ -221,18 +228,24 @@ async def connect(where: str | Address, application_name: str) -> Connection:
     return (await open_session(where, application_name))[0]
 
 
-async def open_session(where: str | Address, application_name: str) -> tuple[Connection, str]:
-    """`connect`, and which server answered: the time its postmaster started. Raises AnotherDatabase, too."""
+async def open_session(
+    where: str | Address, application_name: str, lock_seconds: float | None = None
+) -> tuple[Connection, str]:
+    """`connect`, and which server answered (turbo.db.identity.SERVER). Raises AnotherDatabase and AnotherServer, too.
+    `lock_seconds`: how long a statement waits for a lock, where a pooler lends the session's backend to others."""
     address = where if isinstance(where, Address) else Address(where)
     connection = await _open(address, application_name)
     server = ""
 
     async def settings() -> None:
         nonlocal server
-        answer = await connection.execute(SESSION_SETTINGS, ends(connection))
+        wanted = POOLED_SETTINGS if address.apart else SESSION_SETTINGS
+        answer = await connection.execute(wanted, ends(connection))
         row = await answer.fetchone() or ((), False, None, "")
         server = str(row[-1])
-        await search_path.settle_async(connection, row[0], shared=row[-2] is None, identity=address.identity)
+        if address.server is not None:
+            address.server.check(server)
+        await search_path.settle_worker(connection, row[0], address, shared=row[-2] is None, lock_seconds=lock_seconds)
         if address.identity.id is not None:
             found = await (await connection.execute(IDENTITY)).fetchone() if row[-3] else None
             address.identity.check(found[0] if found else None)
@@ -245,6 +258,7 @@ async def open_session(where: str | Address, application_name: str) -> tuple[Con
     except BaseException:
         await connection.close()
         raise
+    address.password = connection.info.password
     return connection, server
 
 

@@ -63,6 +63,11 @@ class AnotherDatabase(psycopg.OperationalError):
     """A session leads to another database than this worker's: it is closed, and the statement is not sent."""
 
 
+class AnotherServer(psycopg.OperationalError):
+    """A session leads to another server than the one that this worker listens on: the statement is not sent. After a failover a pooler
+    may follow a little later, so trying again may help."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether waiting can help: the database is away, busy, or changing its primary."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -169,6 +174,8 @@ def is_lasting(error: BaseException) -> bool:
 def kind(error: BaseException) -> str:
     """Waiting for a server shows several errors in turn (refused, starting up, read-only): one kind, "away". Others are
     distinguished by SQLSTATE."""
+    if isinstance(error, AnotherServer):
+        return "another server"
     if not is_lasting(error):
         return "away"
     return str(getattr(error, "sqlstate", None) or type(error).__name__)

@@ -25,9 +25,10 @@ from turbo.db.errors import LaneClosed, LaneGivesWay, is_outdated, is_transient
 PLAN_SETTINGS = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
 )
-"""For prepared statements, on sessions that are known to be this worker's own (behind a transaction pooler they would be
-left to other clients). A plan made while a table was small is kept until its next ANALYZE; made with a sequential scan, or by
-an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
+"""For prepared statements, on sessions that are known to be this worker's own. Behind a transaction pooler they would be left to
+other clients; there each statement is planned anew, and sequential scans are switched off for it alone. A plan made while a table
+was small is kept until its next ANALYZE; made with a sequential scan, or by an index of all pending rows, it would make every claim
+cost the whole backlog for the first minutes of a burst."""
 
 
 LOCK_SETTINGS = "select set_config('lock_timeout', %s, false)"
@@ -60,9 +61,10 @@ class Lane:
         gives_way: Callable[[], bool] | None = None,
     ) -> None:
         """`deadline`: seconds that a use may take, unless the use sets its own. `lock_seconds`: a statement that waits so long
-        for a lock fails (LockNotAvailable), on sessions whose statements are prepared. `gives_way`: while it returns True, no
+        for a lock fails (LockNotAvailable). `gives_way`: while it returns True, no
         session is opened."""
         self._where = where
+        self._apart = isinstance(where, Address) and where.apart
         self._application_name = application_name
         self._observer = observer
         self._deadline = deadline
@@ -79,7 +81,8 @@ class Lane:
         self._password = ""
 
     def prepare_statements(self, yes: bool) -> None:
-        """Whether statements are prepared from now on: only where no transaction pooler is in the way."""
+        """Whether statements are prepared from now on: only where no transaction pooler is in the way. Where the listener goes another
+        way (Address.listen), it proves nothing about this lane, so only a session that no pooler lends prepares them."""
         self._prepare = yes
 
     @property
@@ -101,7 +104,9 @@ class Lane:
                 raise LaneGivesWay("this worker's claims and results need the database's sessions")
             try:
                 async with asyncio.timeout(None) as self._opening:
-                    self._connection, self._server = await open_session(self._where, self._application_name)
+                    self._connection, self._server = await open_session(
+                        self._where, self._application_name, self._lock_seconds
+                    )
             except (psycopg.Error, OSError) as error:
                 self._failed(error, connecting=True)
                 raise
@@ -127,15 +132,16 @@ class Lane:
         """
         async with self._turn:
             connection = await self._opened()
-            connection.prepare_threshold = 0 if self._prepare else None
+            pooled = self._apart and search_path.is_shared(connection)
+            connection.prepare_threshold = 0 if self._prepare and not pooled else None
             timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
             self._used_since = time.monotonic()
             try:
                 if self._prepare and not self._tuned:
-                    await search_path.keep(connection)
-                    await connection.execute(PLAN_SETTINGS)
-                    if self._lock_seconds is not None:
-                        await connection.execute(LOCK_SETTINGS, [f"{self._lock_seconds * 1000:.0f}"])
+                    if pooled:
+                        search_path.plan_by_index(connection)
+                    else:
+                        await self._tune(connection)
                     self._tuned = True
                 yield connection
             except BaseException as error:
@@ -149,6 +155,12 @@ class Lane:
             finally:
                 timer.cancel()
                 self._used_since = None
+
+    async def _tune(self, connection: Connection) -> None:
+        await search_path.keep(connection)
+        await connection.execute(PLAN_SETTINGS)
+        if self._lock_seconds is not None:
+            await connection.execute(LOCK_SETTINGS, [f"{self._lock_seconds * 1000:.0f}"])
 
     async def _discard(self, connection: Connection) -> None:
         self._connection = None

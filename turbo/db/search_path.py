@@ -7,22 +7,26 @@ the session that uses it. turbo's statements qualify the names of its tables, bu
                                                         └──yes──▶ also the schemas of the login's path that only trusted
                                                                   roles can create in (sql/session/schemas.sql)
 
-A pooler lends a backend to other clients, so there the path is set for each statement, in a transaction with it. Its next
-backend may be another database's: the same query reads the identity (turbo.db.identity), before the statement is sent.
+A pooler lends a backend to other clients, so there the path is set for each statement, in a transaction with it. So is whatever else
+a worker's statement depends on. Its next backend may be another database's: the same query reads the identity (turbo.db.identity),
+before the statement is sent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any, ClassVar, LiteralString
+from typing import TYPE_CHECKING, Any, ClassVar, LiteralString
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, errors
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, IsolationLevel, errors
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Composed, Identifier
 
-from turbo.db.identity import DatabaseIdentity
+from turbo.db.identity import SERVER
 from turbo.sql import statement
+
+if TYPE_CHECKING:
+    from turbo.db.address import Address
 
 CLOSED = "pg_catalog, pg_temp"
 """Without pg_temp at its end, tables and types are looked up there first."""
@@ -32,7 +36,29 @@ CLOSE: LiteralString = "set search_path to pg_catalog, pg_temp"
 
 _FOR_SESSION: LiteralString = "select pg_catalog.set_config('search_path', %s, false)"
 _FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('search_path', %s, true)"
-_FOR_STATEMENT_OF: LiteralString = "select pg_catalog.set_config('search_path', %s, true), public.turbo_database_id()"
+
+EACH_MEANING: LiteralString = (
+    "pg_catalog.set_config('extra_float_digits', '1', false), pg_catalog.set_config('array_nulls', 'on', false),"
+    " pg_catalog.set_config('row_security', 'on', false)"
+)
+"""What a statement means."""
+
+EACH_LIMIT: LiteralString = (
+    "pg_catalog.set_config('statement_timeout', '0', false),"
+    " case when pg_catalog.current_setting('transaction_timeout', true) operator(pg_catalog.<>) '0'::pg_catalog.text"
+    " then pg_catalog.set_config('transaction_timeout', '0', false) end,"
+    " pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),"
+    " pg_catalog.set_config('client_min_messages', 'warning', false),"
+    " pg_catalog.set_config('jit', 'off', false)"
+)
+
+_FOR_WORKERS_STATEMENT: LiteralString = (
+    "select pg_catalog.set_config('search_path', %s, true), pg_catalog.set_config('lock_timeout', %s, true),"
+    " pg_catalog.set_config('standard_conforming_strings', 'on', true), pg_catalog.set_config('IntervalStyle', 'postgres', true), "
+) + f"{EACH_MEANING}, {EACH_LIMIT}".replace(", false)", ", true)")
+_NO_SEQUENTIAL_SCAN: LiteralString = ", pg_catalog.set_config('enable_seqscan', 'off', true)"
+_ITS_SERVER: LiteralString = f", {SERVER}"
+_AND_IDENTITY: LiteralString = ", public.turbo_database_id()"
 _LOCK_FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('lock_timeout', %s, true)"
 
 _NO_IDENTITY = (errors.UndefinedFunction, errors.InvalidSchemaName, errors.InsufficientPrivilege)
@@ -65,24 +91,41 @@ def settle(
         connection.execute(_FOR_SESSION, [path], prepare=False)
 
 
-async def settle_async(
+async def settle_async(connection: "AsyncConnection[Any]", schemas: Sequence[str], *, shared: bool) -> None:
+    """`settle`, for asyncio."""
+    await _settle(connection, schemas, _guarded_async if shared else None)
+
+
+async def settle_worker(
     connection: "AsyncConnection[Any]",
     schemas: Sequence[str],
+    address: "Address",
     *,
     shared: bool,
-    identity: DatabaseIdentity | None = None,
+    lock_seconds: float | None = None,
 ) -> None:
-    """`settle`, for asyncio. `identity`: from now on, a statement of a shared session raises AnotherDatabase, and is not sent,
-    where the backend is another database's."""
+    """`settle`, for a worker's session. From now on, a statement of a shared one has all that it depends on set in its transaction.
+    It raises AnotherDatabase or AnotherServer, and is not sent, where the backend is not where `address` must lead."""
+    lock = f"{(lock_seconds or 0) * 1000:.0f}"
     if shared:
-        connection.cursor_factory = _guarded_async(CLOSED, identity)
+        await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+    await _settle(connection, schemas, (lambda path: _workers(path, address, lock)) if shared else None)
+
+
+async def _settle(
+    connection: "AsyncConnection[Any]",
+    schemas: Sequence[str],
+    guarded: "Callable[[str], type[_GuardedAsyncCursor]] | None",
+) -> None:
+    if guarded is not None:
+        connection.cursor_factory = guarded(CLOSED)
     functions = await connection.execute(statement("session/functions"), prepare=False)
     if not wider(await functions.fetchall()):
         return
     found = await connection.execute(statement("session/schemas"), {"schemas": schemas}, prepare=False)
     path = path_with(await found.fetchall())
-    if shared:
-        connection.cursor_factory = _guarded_async(path, identity)
+    if guarded is not None:
+        connection.cursor_factory = guarded(path)
     else:
         await connection.execute(_FOR_SESSION, [path], prepare=False)
 
@@ -98,6 +141,18 @@ async def keep(connection: "AsyncConnection[Any]") -> None:
     if issubclass(kind, _GuardedAsyncCursor):
         connection.cursor_factory = AsyncCursor
         await connection.execute(_FOR_SESSION, [kind.path], prepare=False)
+
+
+def is_shared(connection: "AsyncConnection[Any]") -> bool:
+    """Whether its statements are guarded one by one."""
+    return issubclass(connection.cursor_factory, _GuardedAsyncCursor)
+
+
+def plan_by_index(connection: "AsyncConnection[Any]") -> None:
+    """From now on the statements of a worker's shared session are planned without sequential scans (turbo.db.lane.PLAN_SETTINGS)."""
+    kind = connection.cursor_factory
+    if issubclass(kind, _WorkersCursor):
+        connection.cursor_factory = _workers(kind.path, kind.address, kind.lock, plan=_NO_SEQUENTIAL_SCAN)
 
 
 class _GuardedCursor(Cursor[Any]):
@@ -121,29 +176,43 @@ class _GuardedAsyncCursor(AsyncCursor[Any]):
     """`_GuardedCursor`, for asyncio."""
 
     path: ClassVar[str] = CLOSED
-    identity: ClassVar[DatabaseIdentity | None] = None
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> "_GuardedAsyncCursor":
         if self.connection.info.transaction_status == TransactionStatus.IDLE and self.connection.autocommit:
             async with self.connection.transaction():
                 return await self.execute(query, params, **options)
-        if self.identity is None or self.identity.id is None:
-            await psycopg.AsyncCursor(self.connection).execute(_FOR_STATEMENT, [self.path], prepare=False)
-        else:
-            await self._check(self.identity)
+        await self._set()
         await super().execute(query, params, **options)
         return self
 
-    async def _check(self, identity: DatabaseIdentity) -> None:
-        """Set the path, and raise AnotherDatabase where this transaction's backend is another database's."""
+    async def _set(self) -> None:
+        """For this transaction."""
+        await psycopg.AsyncCursor(self.connection).execute(_FOR_STATEMENT, [self.path], prepare=False)
+
+
+class _WorkersCursor(_GuardedAsyncCursor):
+    """Of a worker: sets more, and finds out which database this transaction's backend is of."""
+
+    address: "ClassVar[Address]"
+    lock: ClassVar[str] = "0"
+    plan: ClassVar[LiteralString] = ""
+
+    async def _set(self) -> None:
+        """Raises AnotherDatabase and AnotherServer."""
+        identity, server = self.address.identity, self.address.server
+        known = identity.id is not None
+        ask = _FOR_WORKERS_STATEMENT + self.plan + _ITS_SERVER + (_AND_IDENTITY if known else "")
         cursor = psycopg.AsyncCursor(self.connection, row_factory=tuple_row)
         try:
-            await cursor.execute(_FOR_STATEMENT_OF, [self.path], prepare=False)
+            await cursor.execute(ask, [self.path, self.lock], prepare=False)
         except _NO_IDENTITY:
             identity.check(None)
             raise
-        _, found = await cursor.fetchone() or (None, None)
-        identity.check(found)
+        row = await cursor.fetchone() or (None, None)
+        if known:
+            identity.check(row[-1])
+        if server is not None:
+            server.check(str(row[-2] if known else row[-1]))
 
 
 @cache
@@ -152,5 +221,11 @@ def _guarded(path: str, lock_seconds: float | None = None) -> type[_GuardedCurso
 
 
 @cache
-def _guarded_async(path: str, identity: DatabaseIdentity | None = None) -> type[_GuardedAsyncCursor]:
-    return type("GuardedAsyncCursor", (_GuardedAsyncCursor,), {"path": path, "identity": identity})
+def _guarded_async(path: str) -> type[_GuardedAsyncCursor]:
+    return type("GuardedAsyncCursor", (_GuardedAsyncCursor,), {"path": path})
+
+
+@cache
+def _workers(path: str, address: "Address", lock: str, plan: LiteralString = "") -> type[_WorkersCursor]:
+    more = {"path": path, "address": address, "lock": lock, "plan": plan}
+    return type("WorkersCursor", (_WorkersCursor,), more)

@@ -33,7 +33,7 @@ ANSWER_SECONDS = 5.0
 
 def checks(session: Session) -> list[Check]:
     return [
-        Check("notifications", lambda: _delivered(session), ("writable",)),
+        Check("notifications", lambda: _delivered(session), ("writable", "listen_dsn")),
         Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
         Check("worker problems", lambda: _problems(session), ("schema",)),
         Check("questions", lambda: _questions(session), ("schema",)),
@@ -44,23 +44,25 @@ def _delivered(session: Session) -> Finding:
     where = place(session.connection)
     with session.deadline():
         pooled = behind_pooler(session.connection)
-        if pools_transactions(session.connection, session.dsn):
+        if not session.apart and pools_transactions(session.connection, session.dsn):
             return fail(
                 f"{where} is a pooler in transaction mode: it accepts LISTEN but delivers no notifications",
-                "point the DSN at PostgreSQL itself, or at a pool in session mode (PgBouncer: pool_mode = session)",
+                "set database.listen_dsn to PostgreSQL itself (docs/operations.md, PgBouncer), or point the DSN there, "
+                "or at a pool in session mode",
             )
     if (share := session.rows("notify_queue")[0]["share"]) > CROWDED:
         return fail(
             f"nothing is sent: the server's notification queue is {share:.0%} full", "see the check `notify queue`"
         )
     channel, token = f"turbo_doctor_{secrets.token_hex(6)}", secrets.token_hex(8)
-    with session.another() as listening:
+    with session.listening() as listening:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))
         with session.deadline():
             session.connection.execute("select pg_notify(%s, %s)", [channel, token])
         for payload in _payloads(listening, DELIVERY_SECONDS):
             if payload == token:
                 how = "through a pooler in session mode, or a proxy," if pooled else "from another session"
+                how = "sent by dsn, and heard by listen_dsn," if session.apart else how
                 return ok(f"a NOTIFY {how} arrives")
     return fail(
         f"{where} accepts LISTEN, but a NOTIFY from another session does not arrive",
@@ -80,7 +82,7 @@ def _workers_hear(session: Session) -> Finding:
     named += f" and {len(deaf) - NAMED} more" if len(deaf) > NAMED else ""
     return fail(
         f"live, but without notifications: {named}; these workers poll every second and react late",
-        "check the worker's log: its DSN leads through a pooler in transaction mode, or its event loop is blocked",
+        "check the worker's log: its DSN leads through a pooler in transaction mode without listen_dsn, or its event loop is blocked",
     )
 
 
@@ -119,7 +121,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
     """The workers that did not answer within ANSWER_SECONDS."""
     waiting = {str(row["worker_id"]): row for row in workers}
     token = secrets.token_hex(8)
-    with session.another() as listening:
+    with session.listening() as listening:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(HEARD)))
         channels = [worker_channel(worker_id) for worker_id in waiting]
         session.rows("ask", {"channels": channels, "question": QUESTION + token})

@@ -15,6 +15,7 @@ from turbo.doctor import (
     disk,
     limits,
     metrics_port,
+    pooling,
     programs,
     schedules,
     schema,
@@ -38,16 +39,17 @@ def examine(
     dsn: str,
     config: WorkerConfig | None = None,
     *,
+    listen_dsn: str = "",
     env_file: Path | None = None,
     old_transaction_seconds: float = OLD_TRANSACTION_SECONDS,
 ) -> Iterator[Finding]:
     """Run every check. Yields one finding per check, as soon as it is known.
 
-    Without `config` this host is not checked, because its state directory, executors and port are unknown. `env_file` is the
-    worker's (`turbo worker --env-file`). A transaction is old after `old_transaction_seconds`.
+    `listen_dsn`: the worker's, if it has one. Without `config` this host is not checked, because its state directory, executors and
+    port are unknown. `env_file` is the worker's (`turbo worker --env-file`). A transaction is old after `old_transaction_seconds`.
     """
     lacking: dict[str, str] = {}  # a check that did not succeed → the check that is the cause
-    with Session(dsn) as session:
+    with Session(dsn, listen_dsn) as session:
         for check in _checks(session, config, env_file, old_transaction_seconds):
             cause = next((lacking[name] for name in check.needs if name in lacking), None)
             finding = skip(f"see {cause}") if cause else _run(check)
@@ -72,6 +74,7 @@ def _checks(
 ) -> Iterator[Check]:
     yield from server.checks(session, old_transaction_seconds)
     yield from schema.checks(session, as_worker=config is not None)
+    yield from pooling.checks(session)
     yield from delivery.checks(session)
     yield from work.checks(session)
     yield from schedules.checks(session)

@@ -23,8 +23,10 @@ SessionRow = dict[str, Any]
 class Session:
     """`with Session(dsn) as session: …`; `open` raises psycopg.Error when the database cannot be reached."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, listen_dsn: str = "") -> None:
+        """`listen_dsn`: where LISTEN goes, if that is another way to the database."""
         self.dsn = dsn
+        self.listen_dsn = listen_dsn or dsn
         self._connection: psycopg.Connection[Any] | None = None
         self._facts: SessionRow | None = None
 
@@ -41,6 +43,15 @@ class Session:
     def another(self) -> psycopg.Connection[Any]:
         """Another session, which the caller closes."""
         return db.open_client(self.dsn, APPLICATION_NAME)
+
+    def listening(self) -> psycopg.Connection[Any]:
+        """Another session, for LISTEN, which the caller closes."""
+        return db.open_client(self.listen_dsn, APPLICATION_NAME)
+
+    @property
+    def apart(self) -> bool:
+        """Whether LISTEN goes another way than the rest."""
+        return self.listen_dsn != self.dsn
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

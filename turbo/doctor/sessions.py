@@ -1,6 +1,7 @@
 """May the live workers have the sessions they need? The role, the database and the server each have a limit.
 
-A pooler's limit cannot be seen from here; docs/operations.md says what it must allow.
+A pooler's limit cannot be seen from here; docs/operations.md says what it must allow. With listen_dsn, only the listener and the
+heartbeat of a worker have sessions that grow with the workers: the others share the pooler's.
 """
 
 from turbo.doctor.check import Check
@@ -12,6 +13,9 @@ NEEDED_SESSIONS = 4
 
 COURTEOUS_SESSIONS = 2
 """And its progress, while a run prints, and its settler, while tasks wait for others. The leader's retention has one more."""
+
+DIRECT_SESSIONS = 2
+"""Of a worker with listen_dsn: the listener and the heartbeat."""
 
 OTHERS = 3
 """For clients, a person, the doctor."""
@@ -35,8 +39,9 @@ def _sessions(session: Session) -> Finding:
             (row["of_database"], row["in_database"], "the database (CONNECTION LIMIT)", "the database's limit")
         )
     many = f"{workers} live worker{'' if workers == 1 else 's'}"
-    least = NEEDED_SESSIONS * max(1, workers)
-    enough = least + COURTEOUS_SESSIONS * max(1, workers) + 1 + OTHERS
+    least = (DIRECT_SESSIONS if session.apart else NEEDED_SESSIONS) * max(1, workers)
+    enough = least + (0 if session.apart else COURTEOUS_SESSIONS * max(1, workers)) + 1 + OTHERS
+    many += " (beside the pooler's sessions)" if session.apart else ""
     allowed, used, whose, do = min(limits, key=lambda limit: (limit[0] - limit[1], limit[0]))
     tight, _, by_whom, remedy = min(limits, key=lambda limit: limit[0])
     if tight < least:

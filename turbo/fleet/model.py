@@ -56,7 +56,8 @@ class ServiceDefaults(Section):
 
     config: str | None = Field(default=None, description="Path of worker.yaml on the host. Required at some level.")
     env_file: str | None = Field(
-        default=None, description="File with the service's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
+        default=None,
+        description="File with the service's TURBO_DSN, TURBO_LISTEN_DSN or PG* variables: KEY=VALUE lines, mode 0600.",
     )
     restart_throttle_seconds: Annotated[Whole, Field(ge=1, le=86_400)] | None = Field(
         default=None, description="Minimum time between two starts after a crash. null: 10."

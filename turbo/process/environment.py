@@ -177,7 +177,7 @@ class ChildEnvironment:
 
 def _refuse_database_variables(values: Mapping[str, str], where: str) -> None:
     for name in values:
-        if name == "TURBO_DSN" or name.startswith("PG"):
+        if name in ("TURBO_DSN", "TURBO_LISTEN_DSN") or name.startswith("PG"):
             raise EnvironmentRefused(
                 f"{where}: {name} gives access to turbo's own database, which programs must not have: remove it"
             )

@@ -8,11 +8,13 @@ from turbo.config.web import WebSection
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """`dsn`: the role of this login decides what the page may do. `directory`: where links and sign-ins are kept."""
+    """`dsn`: the role of this login decides what the page may do. `directory`: where links and sign-ins are kept.
+    `listen_dsn`: where it listens, if that is another way to the database."""
 
     dsn: str
     directory: Path
     web: WebSection = field(default_factory=WebSection)
+    listen_dsn: str = ""
 
     @property
     def https(self) -> bool:

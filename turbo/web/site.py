@@ -23,7 +23,7 @@ class Site:
         self.settings = settings
         self.database = SharedSessions(settings.dsn)
         self.hub = Hub()
-        self.bells = TranscriptBells(settings.dsn)
+        self.bells = TranscriptBells(settings.listen_dsn or settings.dsn)
         self.sign_ins = SignIns(settings.directory)
         self._templates: Environment = environment()
 

@@ -6,11 +6,15 @@ An executor that blocks the event loop must not make the fleet think that this w
 with that loop but the beats it posts to it. Each beat is one statement (sql/workers/beat.sql), which also counts silent
 workers and holds the leader's lease. The thread rides out any outage of the database: an outage costs beats, and kills
 no worker.
+
+With database.listen_dsn, beats take that way. If no session can be had there for DETOUR_SECONDS, they go where the claims go, and try
+their own way again from time to time.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
@@ -35,6 +39,10 @@ LEADER_LEASE_BEATS = 3
 BEAT_DEADLINE = 5.0
 """A frozen server is noticed within a beat and this: sooner than a cluster manager's default (20 s) gives it up. Nothing
 else notices it while the worker is idle, so a beat also reports that it found another server."""
+
+
+DETOUR_SECONDS = 10.0
+DIRECT_AGAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,11 @@ class Heartbeat:
         *,
         seconds: float,
         asking: tuple[str, ...] = (),
+        detour: db.Address | None = None,
     ) -> None:
         """`need` is told of the heartbeat's session, and `on_beat` is called, on the event loop that `start` is called from.
-        `seconds` is the interval between beats; `asking`: the queues whose tasks may ask a person;
-        `deadline` bounds how long `stop` waits."""
+        `seconds` is the interval between beats; `asking`: the queues whose tasks may ask a person; `detour`: where the rest of the
+        worker's sessions go, if that is another way than `where`. `deadline` bounds how long `stop` waits."""
         self._where = where
         self._worker_id = worker_id
         self._slots = slots
@@ -83,6 +92,9 @@ class Heartbeat:
         self._on_beat = on_beat
         self._seconds = seconds
         self._asking = asking
+        self._detour = detour
+        self._lacking_since: float | None = None  # monotonic: since when no session could be had by `where`
+        self._direct_at = math.inf  # monotonic: when to try `where` again
         self.started = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
@@ -126,8 +138,11 @@ class Heartbeat:
         try:
             while True:
                 try:
+                    if connection is not None and time.monotonic() >= self._direct_at:
+                        await connection.close()
+                        connection = None
                     if connection is None:
-                        connection, server = await db.open_session(self._where, f"turbo heartbeat {self._worker_id}")
+                        connection, server = await self._open()
                         self._post(self._need.opened, server)
                     answer = await self._beat(connection)
                 except db.DATABASE_ERRORS as error:
@@ -152,6 +167,23 @@ class Heartbeat:
         finally:
             if connection is not None:
                 await connection.close()
+
+    async def _open(self) -> tuple[Connection, str]:
+        name = f"turbo heartbeat {self._worker_id}"
+        self._direct_at = math.inf
+        try:
+            opened = await db.open_session(self._where, name)
+        except db.DATABASE_ERRORS as error:
+            now = time.monotonic()
+            self._lacking_since = now if self._lacking_since is None else self._lacking_since
+            if self._detour is None or now - self._lacking_since < DETOUR_SECONDS:
+                raise
+            self._post(self._need.failed, error, True)
+            opened = await db.open_session(self._detour, name)
+            self._direct_at = now + DIRECT_AGAIN_SECONDS
+            return opened
+        self._lacking_since = None
+        return opened
 
     async def _beat(self, connection: Connection) -> BeatAnswer:
         asking = beat(

@@ -13,6 +13,9 @@ client. So the proof is sent from another session: such a pooler would deliver a
 never idle (it must not hold the notify gate open) and polls every second. So does one whose proof cannot be sent, because the
 server's notification queue is filling up (turbo.worker.crowding).
 
+With database.listen_dsn the listener's session goes another way than the rest. If it cannot be had, the rest still can: so the poll is
+sent there, every second, until the listener is back.
+
 To find out whether a worker hears, ask on its own channel; a worker that hears answers on `turbo_heard`.
 """
 
@@ -65,6 +68,9 @@ class ProofNotSent(Exception):
 class ListenerEvents(Protocol):
     """What happens to the listener's session (turbo.worker.recovery)."""
 
+    def opened(self, server: str) -> None:
+        """There is a session with this server; whether it hears is not known yet."""
+
     def connected(self, *, hears: bool) -> None:
         """There is a session. `hears`: notifications are proved to arrive."""
 
@@ -100,12 +106,16 @@ class Listener(LoopService):
         budgets: Callable[[], None] = lambda: None,
         subscriptions: Callable[[], None] = lambda: None,
         woken: Callable[[str], None] = lambda _queue: None,
+        apart: bool = False,
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
         when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE, `schedule` with
         what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened, `subscriptions` when one was written,
-        `woken` with the queue of each wake-up."""
+        `woken` with the queue of each wake-up. `apart`: the claims' session goes another way than the listener's."""
         super().__init__()
+        self._apart = apart
+        self._beside: asyncio.Task[None] | None = None  # a poll on the claims' session
+        self._beside_at = 0.0  # monotonic
         self._where = where
         self._worker_id = worker_id
         self._queues = tuple(queues)
@@ -154,10 +164,13 @@ class Listener(LoopService):
                 connection, self._server = await db.open_session(self._where, f"turbo listener {self._worker_id}")
             except db.DATABASE_ERRORS as error:
                 self._events.failed(error, connecting=True)
-                await self._connecting.wait(error)
+                pause = self._connecting.failed(error)
+                self._poll_beside()
+                await asyncio.sleep(pause)
                 continue
             self._connecting.over()
             self._connection = connection
+            self._events.opened(self._server)
             pause = 0.0
             try:
                 await self._serve(connection)
@@ -198,14 +211,16 @@ class Listener(LoopService):
             if not self._deaf:
                 log.warning(
                     "notifications do not arrive: LISTEN is answered, but nothing is delivered; is a pooler in transaction "
-                    "mode in the way? Point the DSN at PostgreSQL itself or at a session-mode pool. Polling every %g s.",
+                    "mode in the way? Point %s at PostgreSQL itself or at a session-mode pool. Polling every %g s.",
+                    "database.listen_dsn" if self._apart else "the DSN, or database.listen_dsn,",
                     DEAF_POLL_SECONDS,
                 )
                 self._problems.report(
                     ProblemKind.DEAF,
                     "",
                     "notifications do not arrive; it polls every second",
-                    "point its DSN at PostgreSQL itself, or at a pool in session mode",
+                    f"point its {'listen_dsn' if self._apart else 'DSN, or database.listen_dsn,'} at PostgreSQL itself, "
+                    "or at a pool in session mode",
                 )
             self._deaf = True
             return
@@ -337,6 +352,21 @@ class Listener(LoopService):
         for _ in range(int(DEAF_RETRY_SECONDS / DEAF_POLL_SECONDS)):
             await asyncio.sleep(DEAF_POLL_SECONDS * random.uniform(0.8, 1.0))
             await self._poll(connection)
+
+    def _poll_beside(self) -> None:
+        """There is no session that listens: poll on the claims', if that one goes another way."""
+        now = time.monotonic()
+        if self._apart and now >= self._beside_at and (self._beside is None or self._beside.done()):
+            self._beside_at = now + DEAF_POLL_SECONDS * random.uniform(0.8, 1.0)
+            self._beside = self.jobs.start(self._poll_on_claims(), "poll without a listener")
+
+    async def _poll_on_claims(self) -> None:
+        try:
+            await self._poller.poll()
+        except db.DATABASE_ERRORS as error:
+            self._polling.failed(error)
+        else:
+            self._polling.over()
 
     async def _poll(self, connection: Connection) -> None:
         try:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 
 from turbo import db
+from turbo.db.identity import ListeningServer
 from turbo.db.lane import Lane, LaneObserver
 from turbo.domain.states import RescueReason
 from turbo.host.spool import Spool
@@ -51,10 +52,13 @@ class Recovery(LoopService):
         rescuer: Rescuer,
         wakeups: WakeUps,
         settle: Callable[[], None] = lambda: None,
+        server: ListeningServer | None = None,
     ) -> None:
         """`lanes`: those of claims and results, and those whose statements are worth preparing. `need` is told of the listener's
-        session. `settle` is called when the database may have lost what the settler did."""
+        session. `settle` is called when the database may have lost what the settler did. `server`: where the lanes lead another way
+        than the listener, which server it is on."""
         super().__init__()
+        self._server = server
         self._lanes = lanes
         self._gate = gate
         self._need = need
@@ -75,6 +79,12 @@ class Recovery(LoopService):
 
     # ── the listener's side ─────────────────────────────────────────────────────────────────────────────────────────
 
+    def opened(self, server: str) -> None:
+        """The listener has opened a session with `server`, and has yet to find out whether it hears."""
+        if self._server is not None:
+            self._gate.opened(server)  # before the lanes may follow it there
+            self._server.listens_on(server)
+
     def connected(self, *, hears: bool) -> None:
         """The listener has a session. `hears`: notifications are proved to arrive."""
         for lane in self._lanes:
@@ -87,6 +97,8 @@ class Recovery(LoopService):
     def disconnected(self) -> None:
         """The listener has lost its session; notifications may have been missed."""
         self._session = -abs(self._session)
+        if self._server is not None:
+            self._server.lost()
         self._gate.disconnected()
         self._presence.disconnected()
 

@@ -8,6 +8,9 @@ Claims are committed without waiting for the disk, so a crash loses the most rec
 lose results that were acknowledged. Such a task is pending again although its agent still runs, or has ended, on some
 host. The first worker that reconnects would claim it. So workers wait for slower ones to reconnect: a listener tries at
 least every 0.5 s. A session that merely ended (a killed backend) does not shut the gate.
+
+Where claims go through a pooler and the listener does not (database.listen_dsn), the claims' session outlives a crash of the server
+behind the pooler. So the listener's sessions count as well, and the first sign of a crash shuts the gate.
 """
 
 import asyncio
@@ -27,7 +30,11 @@ class RecoveryGate:
     An idle worker does not use its lane for minutes, so after a crash the lane only finds its session closed. The listener
     is connected all the time, and sees the server refuse new sessions."""
 
-    def __init__(self, seconds: float = OTHERS_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
+    def __init__(
+        self, seconds: float = OTHERS_SECONDS, restore_seconds: float = RESTORE_SECONDS, *, pooled: bool = False
+    ) -> None:
+        """`pooled`: the claims' session may outlive the server's."""
+        self._pooled = pooled
         self._seconds = seconds
         self._restore_seconds = restore_seconds
         self._server: str | None = None
@@ -38,6 +45,8 @@ class RecoveryGate:
     def failed(self, error: Exception, connecting: bool) -> None:
         """A session broke, or could not be opened: a crash restarts the server under the same postmaster."""
         if connecting or getattr(error, "sqlstate", None) == CRASHED:
+            if self._pooled and not self._doubtful and self._server is not None:
+                self._since = time.monotonic()
             self._doubtful = True
 
     def opened(self, server: str) -> None:

@@ -27,7 +27,7 @@ FORGET_SECONDS = 60.0
 class Sessions:
     """For one worker, on its event loop."""
 
-    def __init__(self, where: str | Address, problems: Problems) -> None:
+    def __init__(self, where: Address, problems: Problems) -> None:
         self._where = where
         self._problems = problems
         self._courtesies: list[Lane] = []
@@ -35,6 +35,10 @@ class Sessions:
         self._lacking: dict[str, float] = {}  # need → since when, monotonic
         self._forgetting: dict[str, asyncio.TimerHandle] = {}
         self._jobs = Jobs()
+
+    @property
+    def _needed(self) -> str:
+        return "two sessions by listen_dsn, and two by dsn" if self._where.apart else "four sessions"
 
     def need(self, what: str, also: LaneObserver | None = None) -> LaneObserver:
         """The observer of a session that the worker cannot do without. `also` is told the same."""
@@ -71,7 +75,7 @@ class Sessions:
                 ProblemKind.SESSIONS,
                 what,
                 f"the database gives it no session for {what}: {db.reason(error)}",
-                "if it is full: a worker needs four sessions; raise the role's CONNECTION LIMIT, max_connections or the pool's size; "
+                f"if it is full: a worker needs {self._needed}; raise the role's CONNECTION LIMIT, max_connections or the pool's size; "
                 "turbo doctor counts them",
             )
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from turbo import db, migrate
 from turbo.accounts.manager import AccountManager
-from turbo.db.identity import DatabaseIdentity
+from turbo.db.address import Address
 from turbo.db.lane import Lane
+from turbo.db.pair import check_pair
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
@@ -65,7 +66,7 @@ class Startup(LoopService):
     def __init__(
         self,
         lane: Lane,
-        identity: DatabaseIdentity,
+        where: Address,
         registry: WorkerRegistry,
         state: StateDir,
         home: WorkerHome,
@@ -78,14 +79,14 @@ class Startup(LoopService):
         killed: KilledRuns,
         *,
         host: str,
-        dsn: str,
         again_seconds: float,
     ) -> None:
-        """`home` and `spool` are this worker's own. `identity` is settled here. `again_seconds`: until a directory that could not be
-        taken over is tried again."""
+        """`lane` leads to `where`, whose identity is settled here. `home` and `spool` are this worker's own. `again_seconds`: until a
+        directory that could not be taken over is tried again."""
         super().__init__()
         self._lane = lane
-        self._identity = identity
+        self._where = where
+        self._identity = where.identity
         self._registry = registry
         self._state = state
         self._home = home
@@ -100,7 +101,8 @@ class Startup(LoopService):
         self._left: set[str] = set()
         self._again_seconds = again_seconds
         self._host = host
-        self._dsn = dsn
+        self._asked = where
+        """The way to the database that is tried at present."""
 
     async def run(self) -> None:
         """Returns when nothing is left; waits for the database as long as it takes."""
@@ -110,9 +112,10 @@ class Startup(LoopService):
             "the database is there",
             lasting=_lasting,
             kind=_kind,
-            reason=lambda error: _reason(error, self._dsn),
+            reason=lambda error: _reason(error, self._asked.dsn),
         )
         while True:
+            self._asked = self._where
             try:
                 await self._check_schema()
                 await self._settle()
@@ -159,11 +162,20 @@ class Startup(LoopService):
                 "to_jsonb(gen_random_uuid()::text)), or put the old one back to keep what its workers have on their hosts",
             )
         self._identity.settle(database)
+        await self._compare_dsns()
         claim = owner_of(self._state.root) is None
         if claim and (logged := await asyncio.to_thread(self._state.unowned_logs)):
             claim = bool(await self._registry.known({"": logged}))
         await asyncio.to_thread(self._state.use, database, claim=claim)
         await asyncio.to_thread(self._home.belongs_to, database)
+
+    async def _compare_dsns(self) -> None:
+        """Raises AnotherDatabase and AnotherServer: listen_dsn leads elsewhere."""
+        if not self._where.apart:
+            return
+        self._asked = self._where.listen
+        await check_pair(self._lane, self._where, f"turbo listener {self._home.worker_id}")
+        self._asked = self._where
 
     async def _own_workers(self) -> set[str]:
         """The workers of this host, dead or alive, whose directories belong to this worker's database."""
@@ -276,7 +288,7 @@ def _is_of_the_disk(error: BaseException) -> bool:
 
 def _lasting(error: BaseException) -> bool:
     """A migration under way changes the schema within seconds; a revoked privilege stays revoked."""
-    return not isinstance(error, SchemaMismatch) and db.is_lasting(error)
+    return isinstance(error, db.AnotherServer) or (not isinstance(error, SchemaMismatch) and db.is_lasting(error))
 
 
 def _kind(error: BaseException) -> str:
@@ -289,7 +301,7 @@ def _kind(error: BaseException) -> str:
 def _reason(error: BaseException, dsn: str) -> str:
     if isinstance(error, SchemaMismatch):
         return str(error)
-    if db.is_lasting(error):
+    if db.is_lasting(error) or isinstance(error, db.AnotherServer):
         return db.reason(error)
     if _is_of_the_disk(error):
         return f"waiting for the state directory: {error}"

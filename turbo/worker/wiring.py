@@ -178,7 +178,7 @@ def wire(
     gate = ClaimGate(problems, routes)
     contact = DatabaseContact()
     leadership = Leadership()
-    recovery_gate = RecoveryGate()
+    recovery_gate = RecoveryGate(pooled=where.apart)
     wakeups = WakeUps(settings.queues, poll_seconds=settings.poll_seconds)
     asking = frozenset(name for name, section in config.executors.items() if section.ask is not None)
     questions = QuestionGate(problems, tuple(settings.queues), asking)
@@ -397,10 +397,11 @@ def wire(
         rescuer,
         wakeups,
         settle_audit.soon,
+        where.server,
     )
     quiet = QuietKeeper(QuietStore(claims, worker_id), poll_seconds=settings.poll_seconds)
     listener = Listener(
-        where,
+        where.listen,
         worker_id,
         settings.queues,
         notifier,
@@ -417,11 +418,12 @@ def wire(
         budgets=budgets.heard,
         subscriptions=courier.heard,
         woken=quiet.heard,
+        apart=where.apart,
     )
 
     # Heartbeat, start-up and shutdown.
     heartbeat = Heartbeat(
-        where,
+        where.listen,
         worker_id,
         slots,
         contact,
@@ -433,10 +435,11 @@ def wire(
         BeatHandler(listener, (claims, results), leadership, recovery, Crowding(wakeups, problems), questions),
         seconds=settings.heartbeat_seconds,
         asking=questions.queues,
+        detour=where if where.apart else None,
     )
     startup = Startup(
         claims,
-        where.identity,
+        where,
         registry,
         state,
         home,
@@ -448,7 +451,6 @@ def wire(
         problems,
         KilledRuns(result_store, prices),
         host=host,
-        dsn=dsn,
         again_seconds=settings.poll_seconds,
     )
     shutdown = Shutdown(
@@ -564,9 +566,8 @@ def _report_moves(problems: Problems, why: str | None) -> None:
 
 def _own_secrets(where: Address, lane: Lane) -> frozenset[str]:
     """The worker's: what it logs in to the database with, and what its environment has under a name that says so."""
-    own = {lane.password, *secrets_in(os.environ)}
-    if has_password(where.dsn):
-        own.add(where.dsn)
+    own = {lane.password, where.listen.password, *secrets_in(os.environ)}
+    own |= {dsn for dsn in (where.dsn, where.listen.dsn) if has_password(dsn)}
     return frozenset(own)
 
 

@@ -20,7 +20,9 @@ from turbo import sql
 from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
 from turbo.db import result_store
+from turbo.db.address import Address
 from turbo.db.claim_store import ClaimStore, Reasserted
+from turbo.db.identity import ListeningServer
 from turbo.db.settle_store import SettleStep, SettleStore
 from turbo.domain.check import WorkCheck
 from turbo.domain.claim import ClaimRef
@@ -262,6 +264,16 @@ def recovery_gate() -> None:
 
 
 @guard
+def one_server() -> None:
+    """A worker with two DSNs does not compare the servers they lead to."""
+
+    def pass_by(_self: ListeningServer, _found: str) -> None:
+        return None
+
+    ListeningServer.check = pass_by  # type: ignore[method-assign]
+
+
+@guard
 def claims_session() -> None:
     """No guard: the claims' session fails three times in what follows a connect of the listener."""
     reset_idle, failures = WorkerPresence.reset_idle, iter(range(3))
@@ -295,7 +307,9 @@ async def main(file: str, names: str = "[]") -> int:
     for module in list(sys.modules.values()):
         if getattr(module, "statement", None) is original:
             module.statement = statement  # type: ignore[attr-defined]
-    one = Worker(load_worker_config(Path(file)), dsn=os.environ["TURBO_DSN"])
+    listen = os.environ.get("TURBO_LISTEN_DSN")
+    where = Address(os.environ["TURBO_DSN"], listen=Address(listen) if listen else None)
+    one = Worker(load_worker_config(Path(file)), dsn=where)
     log.configure(one.id)
     WorkerSignals().handle(asyncio.get_running_loop(), one.stop, one.reload)
     return await one.run()

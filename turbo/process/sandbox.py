@@ -118,7 +118,7 @@ class Sandbox:
     def unavailable(self) -> str | None:
         """Why no sandbox can be made here, and what to do; None: one was made. Takes 30 ms, once a minute."""
         if absent := [str(path) for path in self.rules.write if not path.exists()]:
-            return f"sandbox.write names what is not there: {', '.join(absent)}; create it, or correct the name"
+            return f"sandbox.write names {', '.join(absent)}, which is not there: create it, or correct the name"
         key = ("" if self._user is None else self._user.user, self.rules.network)
         known = self.trials.known.get(key)
         if known is None or time.monotonic() - known[0] >= CHECK_SECONDS - 1:

@@ -28,7 +28,7 @@ def refused(tmp_path: Path, section: str) -> list[str]:
         ("max_budget_usd: 3", "max_budget_usd: the Copilot CLI has no limit in US dollars: set max_ai_credits"),
         ("max_turns: 3", "max_turns: the Copilot CLI has no limit of turns"),
         ("permission_mode: plan", "set allowed_tools, disallowed_tools or any_path"),
-        ("sandbox: read-only", "sandbox: is for kind: codex"),
+        ("sandbox: read-only", "executors.x.sandbox: is a section"),
         ("network: true", "network: is for kind: codex"),
         ("ask: {}", "ask: a Copilot agent can neither ask a person nor hold a call"),
         ("ask: {approve: [write]}", "use kind: claude for work that asks"),

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole
 from turbo.domain.finding import Finding, fail
@@ -79,6 +79,13 @@ class Holding(Section):
     mode: str | None = Field(default=None, description="Its mode.")
 
 
+def _below_home(path: str) -> str:
+    """Raises ValueError."""
+    if not path.strip("/.") or path.startswith(("/", "~")) or not {".", "..", ""}.isdisjoint(path.split("/")):
+        raise ValueError(f"{path!r} must name a directory below HOME, as .qwen and .local/share/opencode do")
+    return path
+
+
 class AcpProfile(Section):
     """One agent. `name` is part of the ids of its sessions."""
 
@@ -86,6 +93,11 @@ class AcpProfile(Section):
     command: list[str] = Field(default=[], description="How it is started, where the executor has no command.")
     version: list[str] = Field(default=["--version"], description="Arguments with which it prints its version.")
     env: dict[str, str] = Field(default={}, description="Variables that the executor's env may replace.")
+    state: list[Annotated[str, AfterValidator(_below_home)]] = Field(
+        default=[],
+        max_length=20,
+        description="Directories below HOME with its sessions and its login: it may write there in a sandbox.",
+    )
     logins: list[str] = Field(
         default=[], description="Variables that hold a login: other programs of a run do not get them."
     )

@@ -13,6 +13,7 @@ from turbo.config.asking import AskSection, with_permission_mode, without_approv
 from turbo.config.checking import CheckSection, check_problems, check_warnings
 from turbo.config.copilot import flag_problem, key_problem
 from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, near
+from turbo.config.sandbox import NEEDS_NETWORK, NO_WALL, CodexSandbox, SandboxSection, as_codex_sandbox, sandbox_doors
 from turbo.config.scripts import code_from_rows
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
@@ -61,6 +62,10 @@ class Program(Section):
         default=None,
         description="User to run it as; the worker is root, or may sudo without a password. null: the worker's.",
     )
+    sandbox: SandboxSection | None = Field(
+        default=None,
+        description="What its programs may touch: bubblewrap on Linux, sandbox-exec on macOS. null: all that its user may.",
+    )
     silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
         default=None, description="Stop the program after this long without output."
     )
@@ -84,6 +89,11 @@ class Program(Section):
     def logins(self) -> tuple[str, ...]:
         """The accounts that its runs may use."""
         return () if self.account is None else (self.account,)
+
+    @property
+    def enclosed(self) -> SandboxSection | None:
+        """The sandbox that turbo makes around its programs."""
+        return self.sandbox
 
     @property
     def checked(self) -> bool:
@@ -194,9 +204,9 @@ class CodexSection(AgentSection):
     command: list[str] = Field(
         default=["codex"], min_length=1, description="The CLI, and extra flags for every run, which stand before exec."
     )
-    sandbox: Literal["workspace-write", "read-only", "danger-full-access"] = Field(
-        default="workspace-write",
-        description="What the agent's commands may write: its directory and what git needs there, nothing, or anything.",
+    sandbox: Annotated[CodexSandbox, BeforeValidator(as_codex_sandbox)] = Field(
+        default=CodexSandbox(mode="workspace-write"),
+        description="The mode of the CLI's own: workspace-write, read-only or danger-full-access. With a section, turbo's around it.",
     )
     network: bool = Field(default=True, description="The agent's commands may use the network, in a sandbox.")
     silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
@@ -204,9 +214,13 @@ class CodexSection(AgentSection):
         description="Stop the program after this long without output. The CLI is silent while a command runs.",
     )
 
+    @property
+    def enclosed(self) -> SandboxSection | None:
+        return self.sandbox if self.sandbox.around else None
+
     @model_validator(mode="after")
     def _one_sandbox(self) -> "CodexSection":
-        if self.sandbox == "danger-full-access" and not self.network:
+        if self.sandbox.mode == "danger-full-access" and not self.network:
             raise ValueError("network: false needs a sandbox, which danger-full-access is not: choose another sandbox")
         return self
 
@@ -299,6 +313,9 @@ class PythonSection(Section):
         default={}, description="With isolation: process, variables for it, added to the few it inherits."
     )
     grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time that a cancelled function has to end.")
+    sandbox: SandboxSection | None = Field(
+        default=None, description="With isolation: process, what it may touch. null: all that the worker may."
+    )
     ask: AskSection | None = Field(default=None, description="Its runs may ask a person. null: questions are denied.")
     output_schema: str | None = Field(
         default=None,
@@ -328,6 +345,11 @@ class PythonSection(Section):
     def logins(self) -> tuple[str, ...]:
         """The accounts that its runs may use."""
         return () if self.account is None else (self.account,)
+
+    @property
+    def enclosed(self) -> SandboxSection | None:
+        """The sandbox that turbo makes around its processes."""
+        return self.sandbox
 
     @property
     def checked(self) -> bool:
@@ -361,6 +383,11 @@ def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator
     if isinstance(section, PythonSection) and section.env and section.isolation != "process":
         what = "is for isolation: process; otherwise the handler has the worker's own environment"
         yield fail(what, subject=f"{at}.env")
+    if isinstance(section, PythonSection) and section.sandbox is not None and section.isolation != "process":
+        what = "is for isolation: process; otherwise the handler runs within the worker itself"
+        yield fail(what, subject=f"{at}.sandbox")
+    if isinstance(section, AgentSection) and (walls := section.enclosed) is not None and not walls.network:
+        yield fail(NEEDS_NETWORK, subject=f"{at}.sandbox.network")
 
 
 def account_problems(
@@ -419,6 +446,39 @@ def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
             yield Finding(Level.WARN, what, subject=f"{at}.command")
     if isinstance(section, Program) and section.check is not None:
         yield from check_warnings(at, section.check, converses=isinstance(section, AgentSection))
+    if isinstance(section, AgentSection) and section.enclosed is None and section.run_as is None:
+        for key, setting in _unbounded(section):
+            yield Finding(Level.WARN, f"{setting}: its agent {NO_WALL}", subject=f"{at}.{key}")
+
+
+def _unbounded(section: AgentSection) -> Iterator[tuple[str, str]]:
+    """Settings that leave nothing between the agent and the host, by key."""
+    if isinstance(section, ClaudeSection):
+        if section.permission_mode == "bypassPermissions":
+            yield "permission_mode", "bypassPermissions"
+        if "--dangerously-skip-permissions" in section.command:
+            yield "command", "--dangerously-skip-permissions"
+    elif isinstance(section, CodexSection) and section.sandbox.mode == "danger-full-access":
+        yield "sandbox", "danger-full-access"
+    elif isinstance(section, CopilotSection) and section.any_path:
+        yield "any_path", "any_path"
+    elif isinstance(section, AcpSection) and section.permissions.execute == "allow":
+        yield "permissions.execute", "allow"
+
+
+def sandbox_warnings(name: str, executors: Mapping[str, ExecutorSection], state_dir: str) -> Iterator[Finding]:
+    """The doors that a sandbox leaves open."""
+    section, at = executors[name], f"executors.{name}"
+    walls = section.enclosed
+    repositories = {one.workspace.repo for one in executors.values() if isinstance(one, Program) and one.workspace}
+    if walls is not None:
+        yield from sandbox_doors(f"{at}.sandbox", walls, state_dir, sorted(repositories))
+    if walls is None or not isinstance(section, Program) or section.check is None or section.check.executor is None:
+        return
+    reviewer = executors.get(section.check.executor)
+    if reviewer is not None and reviewer.enclosed is None:
+        what = f"{section.check.executor} has no sandbox, and reads what an agent in one has written: give it one, too"
+        yield Finding(Level.WARN, what, subject=f"{at}.check.executor")
 
 
 def _model_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:

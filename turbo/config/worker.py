@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from psycopg import ProgrammingError, conninfo
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
-from turbo.config.executors import ExecutorSection, Program, account_problems, problems_of, warnings_of, with_schema
+from turbo.config.executors import (
+    ExecutorSection,
+    Program,
+    account_problems,
+    problems_of,
+    sandbox_warnings,
+    warnings_of,
+    with_schema,
+)
 from turbo.config.loader import (
     LONGEST_SECONDS,
     ConfigError,
@@ -30,6 +38,7 @@ from turbo.config.loader import (
     read,
 )
 from turbo.config.notify import NotifySection, notify_problems, notify_warnings, resolved
+from turbo.config.sandbox import sandbox_problems
 from turbo.config.scripts import code_from_directory
 from turbo.config.telemetry import TelemetrySection
 from turbo.config.web import WebSection
@@ -315,6 +324,13 @@ class WorkerConfig(Document):
         default={}, description="Who may be told what happened, by name: the targets of subscriptions."
     )
 
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """Where it was read."""
+        return self._file
+
     @classmethod
     def other_kind(cls, keys: Collection[str], path: Path) -> str | None:
         if "hosts" not in keys or "executors" in keys:
@@ -331,6 +347,8 @@ class WorkerConfig(Document):
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
+            if (walls := self.executors[name].enclosed) is not None:
+                findings += sandbox_problems(f"executors.{name}.sandbox", walls, self._own_places())
         findings += notify_problems(self.notify)
         named = self.worker.labels.get("host")
         if named is not None and named != self.worker.this_host:
@@ -346,6 +364,13 @@ class WorkerConfig(Document):
             )
             findings.append(fail(what, subject="worker.lease_seconds"))
         return findings
+
+    def _own_places(self) -> Iterator[tuple[str, str]]:
+        """What no sandbox may open, with the key that names it."""
+        yield self.worker.state_dir, "worker.state_dir"
+        for name, account in self.accounts.items():
+            if account.env_file is not None:
+                yield str(Path(account.env_file).absolute()), f"accounts.{name}.env_file"
 
     def _route_problems(self, at: str, route: Sequence[str]) -> Iterator[Finding]:
         if not 1 <= len(route) <= MOST_IN_ROUTE:
@@ -371,6 +396,7 @@ class WorkerConfig(Document):
         found: list[Finding] = list(notify_warnings(self.notify))
         for name, section in self.executors.items():
             found += warnings_of(name, section)
+            found += sandbox_warnings(name, self.executors, self.worker.state_dir)
             if isinstance(section, Program) and section.workspace is None and self.worker.allowed_roots:
                 for what in code_from_directory(section.command):
                     found.append(Finding(Level.WARN, what, subject=f"executors.{name}.command"))
@@ -389,7 +415,9 @@ def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -
         for name, section in config.executors.items()
     }
     notify = {name: resolved(target, directory) for name, target in config.notify.items()}
-    return config.model_copy(update={"executors": executors, "notify": notify})
+    known = config.model_copy(update={"executors": executors, "notify": notify})
+    known._file = path.expanduser().absolute()
+    return known
 
 
 def database_dsn(path: Path, environment: Mapping[str, str], key: str = "dsn") -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from psycopg import conninfo
 
@@ -66,6 +67,11 @@ class Address:
     def apart(self) -> bool:
         """Whether LISTEN and beats go another way than the rest."""
         return self.listen is not self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that hold the login."""
+        return () if self._file is None else (self._file.path.absolute(),)
 
     def changed_since(self, dsn: str) -> bool:
         """Whether there is another login now than in `dsn`. Reads the file if it has changed; costs 20 µs if it has not."""

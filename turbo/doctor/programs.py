@@ -5,6 +5,7 @@ worker's environment, not from this shell's.
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +33,7 @@ from turbo.executors.identities import Identities
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
+from turbo.executors.sandboxes import build_sandboxes
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import at_home
@@ -57,6 +59,8 @@ def checks(
             checks_of_programs.append(Check(f"trust {name}", lambda note=note: note))  # type: ignore[misc]
         if isinstance(executor, Program) and executor.check is not None and executor.check.protect:
             checks_of_programs.append(Check(f"check {name}", partial(protected, name, executor)))
+        if executor.enclosed is not None:
+            checks_of_programs.append(Check(f"sandbox {name}", partial(sandbox, config, name, environment)))
         if is_agent(executor):
             checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
     checks_of_programs += [Check(f"target {name}", partial(target, config, name)) for name in config.notify]
@@ -111,6 +115,33 @@ def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], Wo
             return _accounts_of_agent(executor, section, environment)
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
         return ok(f"found {program} ({environment.whose})")
+
+
+def sandbox(config: WorkerConfig, name: str, find_environment: Callable[[], WorkerEnvironment]) -> Finding:
+    """Can one be made on this host? It is tried."""
+    environment = find_environment()
+    with applied(environment):
+        alone = config.model_copy(update={"executors": {name: config.executors[name]}})
+        made = build_sandboxes(alone).get(name)
+        if made is None:
+            return warn("the sandbox was not tried", f"fix executors.{name}")
+        why = made.unavailable()
+        if why is None:
+            network = "the network of the host" if made.rules.network else "no network"
+            if os.geteuid() == 0 and not _has_user(config.executors[name]):
+                return warn(
+                    f"{made.version()}, {network}; root runs it",
+                    "set run_as: a user that can do little is a second wall",
+                )
+            return ok(f"{made.version()}, {network}")
+    what, _, do = why.rpartition(": ")
+    if made.rules.required:
+        return fail(f"{what or why}; its tasks are left to other workers", do or "see docs/how-to/sandbox.md")
+    return warn(f"{what or why}; its programs run without one", do or "see docs/how-to/sandbox.md")
+
+
+def _has_user(section: ExecutorSection) -> bool:
+    return isinstance(section, Program) and section.run_as is not None
 
 
 def _as_its_user(section: ExecutorSection) -> str | None:

@@ -13,6 +13,7 @@ from turbo.executors.work_areas import path_of
 from turbo.process.environment import EnvFile
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
+from turbo.process.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from turbo.executors.agent.desk import HoldsCalls
@@ -94,6 +95,7 @@ def reviewer_of(
     section: ExecutorSection,
     config: WorkerConfig,
     journal: Journal,
+    sandboxes: Mapping[str, Sandbox],
     env_files: Mapping[str, EnvFile],
     identities: Identities,
 ) -> "ReviewingAgent | None":
@@ -110,7 +112,7 @@ def reviewer_of(
     return ClaudeReviewer(
         name,
         reviewer.command,
-        journal=journal,
+        journal=journal.within(sandboxes.get(name)),
         account=account,
         cwd=path_of(reviewer.cwd),
         env=reviewer.env,

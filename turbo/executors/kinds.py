@@ -30,6 +30,7 @@ def build_executor(
     name: str,
     section: ExecutorSection,
     journal: Journal,
+    inside: Journal,
     roots: list[Path],
     exclusive: Exclusive,
     work_area: WorkArea | None,
@@ -39,17 +40,18 @@ def build_executor(
     env_file: EnvFile | None,
     model: str | None,
 ) -> Executor:
+    """`inside`: the journal of what runs in the executor's sandbox: its own program, and the checks of its work."""
     ask = section.ask.policy if section.ask is not None else None
     # Imported on use: a worker with python handlers only should not load the Claude executor.
     fit = fit_of(section, journal)
-    checks = checks_of(name, section, journal, run_as, fit, reviewer) if isinstance(section, Program) else None
+    checks = checks_of(name, section, inside, run_as, fit, reviewer) if isinstance(section, Program) else None
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
 
         return ClaudeExecutor(
             name,
             section.command,
-            journal=journal,
+            journal=inside,
             account=account,
             cwd=path_of(section.cwd),
             exclusive=exclusive if section.exclusive_cwd else no_lock,
@@ -81,7 +83,7 @@ def build_executor(
         return CodexExecutor(
             name,
             section.command,
-            journal=journal,
+            journal=inside,
             account=account,
             cwd=path_of(section.cwd),
             exclusive=exclusive if section.exclusive_cwd else no_lock,
@@ -90,7 +92,7 @@ def build_executor(
             allowed_roots=roots,
             work_area=work_area,
             model=model,
-            sandbox_mode=section.sandbox,
+            sandbox_mode=section.sandbox.mode,
             network=section.network,
             resume=section.resume,
             silence_seconds=section.silence_seconds,
@@ -106,7 +108,7 @@ def build_executor(
         return AcpExecutor(
             name,
             section.command,
-            journal=journal,
+            journal=inside,
             profile=section.profile,
             permissions=section.permissions,
             account=account,
@@ -135,7 +137,7 @@ def build_executor(
         return CopilotExecutor(
             name,
             section.command,
-            journal=journal,
+            journal=inside,
             account=account,
             cwd=path_of(section.cwd),
             exclusive=exclusive if section.exclusive_cwd else no_lock,
@@ -161,7 +163,7 @@ def build_executor(
         return CommandExecutor(
             name,
             section.command,
-            journal=journal,
+            journal=inside,
             cwd=path_of(section.cwd),
             exclusive=exclusive if section.exclusive_cwd else no_lock,
             env=section.env,
@@ -175,7 +177,7 @@ def build_executor(
             ask=ask,
             checks=checks,
         )
-    handler = _handler(name, section, account, journal, env_file, ask)
+    handler = _handler(name, section, account, inside, env_file, ask)
     if fit is None:
         return handler
     from turbo.executors.checks.returned import ReturnsChecked

@@ -12,9 +12,11 @@ from turbo.executors.judging import reviewer_of
 from turbo.executors.kinds import build_executor
 from turbo.executors.pool import AccountPool, PoolMember
 from turbo.executors.protocol import Executor
+from turbo.executors.sandboxes import build_sandboxes
 from turbo.executors.work_areas import kept_area, work_area_of
 from turbo.process.environment import EnvFile
 from turbo.process.journal import Journal
+from turbo.process.sandbox import Sandbox
 from turbo.workspaces.area import Exclusive, no_lock
 
 if TYPE_CHECKING:
@@ -29,11 +31,12 @@ def build_executors(
     workspaces: Callable[[], Path] | None = None,
     goes_on: "GoesOn | None" = None,
     earlier: "AsksEarlierWork | None" = None,
+    sandboxes: Mapping[str, Sandbox] | None = None,
 ) -> dict[str, Executor]:
     """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
     `workspaces`: where the worktrees are, once the database is known [default: at the top of the state directory].
     `goes_on`: whether another task of a conversation still needs its worktree [default: none does]. `earlier`: what earlier runs of it
-    told of its worktree [default: nothing].
+    told of its worktree [default: nothing]. `sandboxes`: by executor (turbo.executors.sandboxes) [default: as configured].
 
     Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
     """
@@ -45,17 +48,21 @@ def build_executors(
     roots = [Path(root) for root in config.worker.allowed_roots]
     built: dict[str, Executor] = {}
     identities = Identities()
+    walls = build_sandboxes(config, identities) if sandboxes is None else sandboxes
     problems: list[str] = []
     for name, section in config.executors.items():
         try:
             run_as = identities.of(section)
+            inside = journal.within(walls.get(name))
             work_area = kept_area(
-                work_area_of(name, section, config, journal, exclusive, workspaces, run_as, goes_on, earlier),
+                work_area_of(name, section, config, journal, inside, exclusive, workspaces, run_as, goes_on, earlier),
                 section, exclusive, roots, run_as,
             )  # fmt: skip
-            reviewer = reviewer_of(section, config, journal, env_files, identities)
+            reviewer = reviewer_of(section, config, journal, walls, env_files, identities)
 
-            build = partial(build_executor, name, section, journal, roots, exclusive, work_area, run_as, reviewer)
+            build = partial(
+                build_executor, name, section, journal, inside, roots, exclusive, work_area, run_as, reviewer
+            )
             built[name] = _with_accounts(name, section, env_files, build)
         except ValueError as error:  # EnvironmentRefused and IdentityRefused are
             problems.append(f"executors.{name}: {error}")

@@ -15,12 +15,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turbo.domain.usage import MOST_ATTEMPTS, MeteredRun
 from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 from turbo.host.regular_file import NotRegular
+
+if TYPE_CHECKING:
+    from turbo.process.sandbox import Sandbox
 
 SUFFIX = ".json"
 ENDED = ".ended"
@@ -52,10 +55,16 @@ class Entry:
 
 
 class Journal:
-    """The entries of one worker, in a directory that is created for the first entry, mode 0700."""
+    """The entries of one worker, in a directory that is created for the first entry, mode 0700. `sandbox`: what the programs run
+    in that are started with it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sandbox: "Sandbox | None" = None) -> None:
         self.directory = directory
+        self.sandbox = sandbox
+
+    def within(self, sandbox: "Sandbox | None") -> "Journal":
+        """The same entries, for programs that run in this sandbox."""
+        return Journal(self.directory, sandbox)
 
     def add(self, entry: Entry) -> None:
         """Write the entry to disk. Raises OSError (disk full, no permission); then the program must not run."""

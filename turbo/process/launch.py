@@ -10,6 +10,8 @@ program.
 With `run_as` the shell is already the other user's (turbo.process.identity). It gets the environment, the directory and
 the program as a second line of stdin, because sudo passes no environment on, and logs the arguments it is given. So it is
 that user who enters the directory and looks the program up.
+
+A sandbox (turbo.process.sandbox) is a program in front of the program: the shell executes bwrap, and bwrap the program.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ import os
 import re
 import select
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from turbo.domain.usage import MeteredRun
 from turbo.process import table as process_table
 from turbo.process.identity import Identity
 from turbo.process.journal import Entry, Journal, new_cookie
+from turbo.process.program_search import is_closed, search
+from turbo.process.sandbox import CannotEnclose, Enclosure, Sandbox
 
 _SHELL_SETS = ("PWD", "OLDPWD", "SHLVL")
 """What a shell adds to the environment. bash (macOS: sh) also sets `_`, which cannot be prevented."""
@@ -40,6 +44,9 @@ FIRST_HANDED = 7
 
 _HERE_DOCUMENT = rb'''"exec %(number)d<<_turbo_end${_turbo_n}\$_turbo_value${_turbo_n}_turbo_end${_turbo_n}"'''
 """Opens a descriptor that holds the value and a line end. The value is expanded once, so nothing in it is code."""
+
+_SHIELD = "trap '' TERM; "
+"""For bwrap, which would end at once and take the program with it, before that could clean up."""
 
 LAUNCHER_GONE = 125
 """The launcher's exit code if it never got its "go"."""
@@ -57,7 +64,7 @@ class SpawnFailed(Exception):
 class Launched:
     """A program held before its exec. `go` lets it run; `abandon` ends it as if it had never been started.
 
-    `handover`: what its stdin has to begin with, after "go".
+    `handover`: what its stdin has to begin with, after "go". `unmade`: why its sandbox cannot be made, if it cannot.
     """
 
     popen: "subprocess.Popen[bytes]"
@@ -67,6 +74,7 @@ class Launched:
     stdout: int
     stderr: int
     handover: bytes = b""
+    unmade: Callable[[], str | None] | None = None
 
     def go(self) -> None:
         os.write(self.stdin, b"go\n")
@@ -81,6 +89,8 @@ class Launched:
         name = f"{NAME}{self.entry.cookie}: ".encode()
         if self.entry.user and returncode == 1 and stderr.startswith(b"sudo: "):
             return stderr.decode("utf-8", "replace").strip()
+        if self.unmade is not None and returncode == 1 and stderr.startswith(b"bwrap: "):
+            return self.unmade()  # a program may print the same
         if returncode not in (126, 127) or not stderr.startswith(name):
             return None
         return stderr[len(name) :].decode("utf-8", "replace").strip()
@@ -96,8 +106,11 @@ def launch(
     handed: Mapping[str, str] | None = None,
     run_as: Identity | None = None,
     metered: MeteredRun | None = None,
+    keeps: Iterable[Path] = (),
 ) -> Launched:
     """Start a held program, and journal it. Raises SpawnFailed; then nothing runs and nothing is journalled.
+
+    If the journal has a sandbox, the program runs in it; `keeps` are the places that it may write there beside its directory.
 
     `env` is the whole environment of the program, except TURBO_RUN and the names of `handed`, which are added. Each of
     these holds the number of a descriptor from which its value can be read once. Takes about 1.5 ms, and with sudo 10.
@@ -116,10 +129,18 @@ def launch(
             secrets = {}
         if run_as is None:
             program, handover = resolve(argv[0], env.get("PATH"), cwd), b""
-            popen = _start_here((program, *argv[1:]), environment, cwd, NAME + cookie, our_ends, handed_ends)
+            wall = _enclosure(journal.sandbox, program, environment, cwd, keeps, NAME + cookie)
+            words = (*wall.before, program, *argv[1:])
+            popen = _start_here(
+                words, environment, cwd, NAME + cookie, our_ends, handed_ends, shields=wall.again is not None
+            )
         else:
-            program, handover = argv[0], _handover(argv, environment, cwd, secrets)
-            popen = _start_as(run_as, environment, NAME + cookie, our_ends, handed_ends)
+            program = argv[0]
+            wall = _enclosure(journal.sandbox, program, environment, cwd, keeps, NAME + cookie)
+            handover = _handover((*wall.before, *argv), environment, cwd, secrets)
+            popen = _start_as(run_as, environment, NAME + cookie, our_ends, handed_ends, shields=wall.again is not None)
+    except CannotEnclose as error:
+        raise SpawnFailed(f"cannot start {argv[0]} in its sandbox: {error}") from error
     except (OSError, ValueError) as error:
         _close(our_ends)
         raise _explained(argv[0], error) from error
@@ -130,7 +151,7 @@ def launch(
     start, boot = started.start if started else 0, process_table.boot()
     entry = Entry(cookie, popen.pid, start, boot, program, task_id, user, metered)
     stdin, stdout, stderr = our_ends
-    launched = Launched(popen, entry, program, stdin, stdout, stderr, handover)
+    launched = Launched(popen, entry, program, stdin, stdout, stderr, handover, wall.again)
     try:
         journal.add(entry)
     except OSError as error:
@@ -139,6 +160,15 @@ def launch(
             f"cannot start {argv[0]}: its journal entry cannot be written: {error}", error.errno
         ) from error
     return launched
+
+
+def _enclosure(
+    sandbox: Sandbox | None, program: str, env: Mapping[str, str], cwd: Path, keeps: Iterable[Path], name: str
+) -> Enclosure:
+    """Raises CannotEnclose."""
+    if sandbox is None or not sandbox.encloses():
+        return Enclosure()
+    return sandbox.enclose(program, env=env, cwd=cwd, keeps=keeps, name=name)
 
 
 def _pipe_with(name: str, value: str) -> int:
@@ -161,9 +191,12 @@ def _start_here(
     name: str,
     our_ends: list[int],
     handed_ends: Sequence[int],
+    *,
+    shields: bool,
 ) -> "subprocess.Popen[bytes]":
     """The shell, as this user. Adds our ends of its pipes to `our_ends`, whatever happens."""
-    script = f'read -r _turbo || exit {LAUNCHER_GONE}; unset _turbo {_added(environment)}; exec "$@"'
+    received = f"read -r _turbo || exit {LAUNCHER_GONE}"
+    script = f'{received}; unset _turbo {_added(environment)}; {_SHIELD if shields else ""}exec "$@"'
     with _pipes(our_ends) as (stdin, stdout, stderr):
         return subprocess.Popen(
             ["/bin/sh", "-c", script, name, *argv],
@@ -178,14 +211,20 @@ def _start_here(
 
 
 def _start_as(
-    identity: Identity, environment: Mapping[str, str], name: str, our_ends: list[int], handed_ends: Sequence[int]
+    identity: Identity,
+    environment: Mapping[str, str],
+    name: str,
+    our_ends: list[int],
+    handed_ends: Sequence[int],
+    *,
+    shields: bool,
 ) -> "subprocess.Popen[bytes]":
     """The shell, as another user, with nothing of the program's own in its arguments."""
     received = f"read -r _turbo || exit {LAUNCHER_GONE}"
     script = f"""{received}; {received}
 _turbo_n='
 '
-eval "$_turbo"; unset _turbo _turbo_n {_added(environment)}; exec "$@\""""
+eval "$_turbo"; unset _turbo _turbo_n {_added(environment)}; {_SHIELD if shields else ""}exec "$@\""""
     with _pipes(our_ends) as (stdin, stdout, stderr):
         if not identity.by_sudo:
             for descriptor in (stdin, stdout, stderr, *handed_ends):
@@ -249,7 +288,7 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
     An entry of `path` in which nothing can be found is passed over: missing, not a directory, or closed to this user.
     So is an empty or relative one: a row may have chosen `cwd`, and must not choose the program.
     """
-    if not os.path.isdir(cwd) and not _closed(cwd):  # noqa: PTH112 - Path.is_dir raises PermissionError
+    if not os.path.isdir(cwd) and not is_closed(cwd):  # noqa: PTH112 - Path.is_dir raises PermissionError
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} does not exist", errno.ENOENT)
     if not os.access(cwd, os.X_OK):
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} cannot be entered", errno.EACCES)
@@ -269,45 +308,6 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
     if "/" in name and os.path.isdir(cwd / name):  # noqa: PTH112
         where = f"{cwd / name} is a directory"
     raise SpawnFailed(f"cannot start {name}: {where}{closed}", errno.EACCES if closed else errno.ENOENT)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result of a search: the program, or what may explain that there is none.
-
-    `refused`: the first file of that name that is not executable. `closed`: the directories that this user may not search.
-    """
-
-    program: str | None
-    refused: str | None = None
-    closed: tuple[str, ...] = ()
-
-
-def search(name: str, path: str, cwd: Path | None) -> Found:
-    """Search the absolute entries of `path` as a shell does. A name with a slash is no search: it counts from `cwd`."""
-    refused, closed = None, []
-    for entry in [""] if "/" in name else path.split(os.pathsep):
-        if not entry.startswith("/") and "/" not in name:
-            continue
-        candidate = str((cwd or Path("/")) / entry / name)
-        if os.path.isfile(candidate):  # noqa: PTH113 - Path.is_file raises PermissionError
-            if os.access(candidate, os.X_OK):
-                return Found(candidate)
-            refused = refused or candidate
-        elif _closed(candidate):
-            closed.append(os.path.dirname(candidate))  # noqa: PTH120
-    return Found(None, refused, tuple(closed))
-
-
-def _closed(path: str | Path) -> bool:
-    """Whether a directory on the way to `path` may not be searched by this user."""
-    try:
-        os.stat(path)  # noqa: PTH116
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
 
 
 def at_home(command: Sequence[str]) -> tuple[str, ...]:

@@ -62,7 +62,8 @@ class ProcessSpec:
     `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
     the log, which is created even if the program prints nothing. `task_id` is recorded in the journal. `handed`: secrets
     that the program reads from descriptors, by the variable that holds the descriptor's number. `run_as`: another user than
-    the worker's, who enters `cwd` and looks the program up. `metered` is kept with the journal entry. `aside`: how lines of stdout
+    the worker's, who enters `cwd` and looks the program up. `metered` is kept with the journal entry. `keeps`: where the program has
+    its sessions and its login, absolute: a sandbox lets it write in a directory, and read a file. `aside`: how lines of stdout
     begin that are for `on_aside` alone, at most `aside_bytes` of each: neither the log nor anybody else gets them.
     """
 
@@ -83,6 +84,7 @@ class ProcessSpec:
     handed: Mapping[str, str] = field(default_factory=dict, repr=False)
     run_as: Identity | None = None
     metered: MeteredRun | None = None
+    keeps: tuple[Path, ...] = ()
     aside: bytes = b""
     aside_bytes: int = 16 * 1024 * 1024
 
@@ -148,6 +150,7 @@ async def run_process(
         handed=spec.handed,
         run_as=spec.run_as,
         metered=spec.metered,
+        keeps=spec.keeps,
     )
     running = _Running(spec, launched, on_line, on_stdout, more_stdin, on_stderr, on_aside)
     try:

@@ -5,7 +5,8 @@
 
 A host without the agent's CLI would otherwise take tasks, fail to start a program, and have the tasks failed as poison in
 five rounds. It is checked again at once when a run could not be started, before its task is given back: a program may
-disappear while the worker runs. A check is a few questions to the file system, no process.
+disappear while the worker runs. A check is a few questions to the file system, no process; where an executor has a sandbox, one is
+made for real. Without it, and unless `required: false`, the executor is closed in the same way.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from turbo.domain.run import Running
 from turbo.domain.type_filter import Routes, TypeFilter, served_types
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram, Versioned
+from turbo.process.sandbox import Sandbox
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 
@@ -38,9 +40,10 @@ class ExecutorAvailability(LoopService):
         *,
         accounts_changed: Callable[[], None] = lambda: None,
         seconds: float = CHECK_SECONDS,
+        sandboxes: Mapping[str, Sandbox] | None = None,
     ) -> None:
         """`types_changed(types)` is called, synchronously, with the task types that may be claimed from now on;
-        `accounts_changed()` when other accounts of a pool can be used on this host than before."""
+        `accounts_changed()` when other accounts of a pool can be used on this host than before. `sandboxes`: by executor."""
         super().__init__()
         self._executors = {name: e for name, e in executors.items() if isinstance(e, NeedsProgram)}
         self._routes = routes
@@ -48,13 +51,20 @@ class ExecutorAvailability(LoopService):
         self._problems = problems
         self._seconds = seconds
         self._accounts_changed = accounts_changed
+        self._sandboxes = dict(sandboxes or {})
+        self._unenclosed: dict[str, str] = {}
         self._missing: dict[str, str] = {}
         self._unusable: dict[tuple[str, str], str] = {}
         self._version_unknown = {name: e for name, e in executors.items() if isinstance(e, Versioned)}
 
     def check(self) -> None:
         """Check all programs. Logs what is missing once, and once more when it is back."""
-        missing = {name: why for name, e in self._executors.items() if (why := e.missing()) is not None}
+        without = {name: why for name, one in self._sandboxes.items() if (why := one.unavailable()) is not None}
+        missing = {name: f"its sandbox: {why}" for name, why in without.items() if self._sandboxes[name].rules.required}
+        for name, executor in self._executors.items():
+            if name not in missing and (why := executor.missing()) is not None:
+                missing[name] = why
+        self._report_unenclosed({name: why for name, why in without.items() if name not in missing})
         for name in missing.keys() - self._missing.keys():
             log.warning(
                 "executor %s: %s. Its tasks are left to other workers; checked again every %g s",
@@ -76,6 +86,17 @@ class ExecutorAvailability(LoopService):
         self._check_accounts()
         if changed:
             self._types_changed(served_types(self._routes, lambda executor: executor not in missing))
+
+    def _report_unenclosed(self, found: dict[str, str]) -> None:
+        """Executors that run their programs without the sandbox that they are to have where one can be made."""
+        for name in found.keys() - self._unenclosed.keys():
+            what = f"executor {name} runs its programs without a sandbox: {found[name]}"
+            log.warning("%s", what)
+            self._problems.report(ProblemKind.EXECUTOR, f"{name} sandbox", what, "or set sandbox.required: true")
+        for name in self._unenclosed.keys() - found.keys():
+            log.info("executor %s: its programs have their sandbox now", name)
+            self._problems.clear(ProblemKind.EXECUTOR, f"{name} sandbox")
+        self._unenclosed = found
 
     def _check_accounts(self) -> None:
         """What `missing` has found out about single accounts of a pool. The others go on."""
@@ -99,6 +120,8 @@ class ExecutorAvailability(LoopService):
     async def review(self, _run: Running, outcome: Outcome) -> Outcome:
         """See runner.Reviewer: a run may have failed because its program is gone."""
         if outcome.kind is OutcomeKind.INFRASTRUCTURE:
+            for sandbox in self._sandboxes.values():
+                sandbox.trials.forget()
             self.check()
         return outcome
 

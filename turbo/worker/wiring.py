@@ -52,6 +52,7 @@ from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
 from turbo.executors.registry import build_executors
+from turbo.executors.sandboxes import build_sandboxes
 from turbo.executors.work_areas import (
     exclusive_directories,
     pushing,
@@ -211,9 +212,16 @@ def wire(
     deadline = ShutdownDeadline(claims, results, progress_lane)
     refusals = Refusals(problems, metrics)
     registry = WorkerRegistry(claims, worker_id, refusals)
+    sandboxes = build_sandboxes(config, own_files=where.files)
     if executors is None:
         executors = build_executors(
-            config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on, registry.earlier_work
+            config,
+            journal,
+            exclusive.enter,
+            lambda: state.workspaces,
+            registry.goes_on,
+            registry.earlier_work,
+            sandboxes,
         )
     account_names = accounts_of(executors)
     each = {name: name for name in executors}  # for those who close executors, whatever their types
@@ -285,6 +293,7 @@ def wire(
         gate.closer("executor availability"),
         problems,
         accounts_changed=accounts.usable_changed,
+        sandboxes=sandboxes,
     )
     headroom = Headroom()
     metrics.windows.observe(headroom.shown)

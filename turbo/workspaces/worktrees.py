@@ -112,6 +112,7 @@ class Worktrees:
     `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories). `run_as`: whose the
     repository and the worktrees are, and as whom git, setup and the program run. Records and locks stay the worker's.
     `goes_on` is asked before a worktree is removed after a success; `earlier`, with `push`, before it is opened.
+    `inside`: the journal for `setup`, which runs what the repository holds: with the executor's sandbox [default: `journal`].
     """
 
     fixed: Path | None = None
@@ -131,6 +132,7 @@ class Worktrees:
         run_as: Identity | None = None,
         goes_on: GoesOn = goes_on_never,
         earlier: AsksEarlierWork = knows_no_earlier,
+        inside: Journal | None = None,
     ) -> None:
         self._run_as = run_as
         self._goes_on = goes_on
@@ -142,6 +144,7 @@ class Worktrees:
         self._locks = locks
         self._host = host
         self._journal = journal
+        self._inside = inside or journal
         self._exclusive = exclusive
         self._grace_seconds = grace_seconds
         self._unreached: str | None = None  # the remote that a task could not fetch from
@@ -405,7 +408,7 @@ class Worktrees:
                 run_as=self._run_as,
             )
             try:
-                result = await run_process(spec, stop=run.stop, journal=self._journal)
+                result = await run_process(spec, stop=run.stop, journal=self._inside)
             except SpawnFailed as error:
                 raise SetupFailed(f"setup: {error}") from error
             if result.ended_by is Ending.STOPPED:

@@ -116,6 +116,7 @@ class AcpCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
+            keeps=self._keeps(environment),
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
         )
         if run.transcript.wanted:
@@ -149,6 +150,11 @@ class AcpCli:
         )
         return ended, result.log_path
 
+    def _keeps(self, environment: Mapping[str, str]) -> tuple[Path, ...]:
+        """Where the agent has its sessions and its login."""
+        home = environment.get("HOME", "/")
+        return tuple(Path(home, name) for name in self._profile.state) if self._profile is not None else ()
+
     def missing(self, cwd: Path | None) -> str | None:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
         try:
@@ -179,6 +185,7 @@ class AcpCli:
                     log_path=log_path,
                     wall_seconds=QUERY_SECONDS,
                     run_as=self._run_as,
+                    keeps=self._keeps(environment),
                 )
                 result = await run_process(spec, stop=StopSignal(), journal=self._journal)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:

@@ -15,7 +15,8 @@ from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle, search
+from turbo.process.launch import obstacle
+from turbo.process.program_search import search
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
 QUERY_SECONDS = 30.0
@@ -122,8 +123,9 @@ async def short_call(
     journal: Journal,
     run_as: Identity | None,
     handed: Mapping[str, str] | None = None,
+    keeps: tuple[Path, ...] = (),
 ) -> ProcessResult:
-    """A call that asks the CLI about itself, in an empty directory. `handed`: see ProcessSpec. Raises SpawnFailed, OSError."""
+    """A call that asks the CLI about itself, in an empty directory. `handed`, `keeps`: see ProcessSpec. Raises SpawnFailed, OSError."""
     async with scratch_directory(run_as) as (directory, log_path):
         spec = ProcessSpec(
             argv=tuple(argv),
@@ -133,6 +135,7 @@ async def short_call(
             log_path=log_path,
             wall_seconds=QUERY_SECONDS,
             run_as=run_as,
+            keeps=keeps,
         )
         return await run_process(spec, stop=StopSignal(), journal=journal)
 

@@ -73,7 +73,7 @@ STREAM = ("-p", "--output-format", "stream-json", "--verbose")
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of the CLI. `flags` follow the configured command; `env` overrides everything else. With a `channel` the CLI's
-    stdin stays open: the prompt goes through it, and `stdin` is empty."""
+    stdin stays open: the prompt goes through it, and `stdin` is empty. `keeps`: see ProcessSpec, beside the CLI's own."""
 
     flags: Sequence[str]
     stdin: bytes
@@ -82,6 +82,7 @@ class Call:
     silence_seconds: float | None = None
     env: Mapping[str, str] | None = None
     channel: Channel | None = None
+    keeps: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class ClaudeCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
+            keeps=(*claude_home(environment), *call.keeps),
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, log_size(run.log_path)),
             aside=MIRROR if mirror is not None else b"",
             aside_bytes=LINE_BYTES,
@@ -227,7 +229,8 @@ class ClaudeCli:
             environment, handed = self._login.split(self._environment.for_task(NO_TASK))
             program = await self._program.find(environment)
             argv, variables = (program, *words), with_program_directory(program, environment)
-            return program, await short_call(argv, variables, self._journal, self._run_as, handed)
+            keeps = claude_home(environment)
+            return program, await short_call(argv, variables, self._journal, self._run_as, handed, keeps)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: claude %s: %s", self._owner, " ".join(words), error)
             return program, None
@@ -236,6 +239,15 @@ class ClaudeCli:
         if version and version != self._version:
             self._version = version
             log.info("executor %s: Claude CLI %s (%s)", self._owner, version, program)
+
+
+def claude_home(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the CLI keeps its login and its sessions, and the files of settings there that it obeys."""
+    named = environment.get("CLAUDE_CONFIG_DIR", "")
+    home = environment.get("HOME", "/")
+    config = Path(named) if named.startswith("/") else Path(home, ".claude")
+    obeyed = (config / "settings.json", *(() if named.startswith("/") else (Path(home, ".claude.json"),)))
+    return (config, *(file for file in obeyed if os.path.isfile(file)))  # noqa: PTH113 - closed to us is not there
 
 
 class _CallMonitor:

@@ -237,6 +237,8 @@ class ClaudeExecutor:
                 silence_seconds=self._silence_seconds,
                 env={**variables, **(_DROPS_DEFERRED if drops else {})},
                 channel=channel,
+                # The CLI writes beside a file that it resumes.
+                keeps=tuple(Path(word).parent for word in which[1:] if word.startswith("/")),
             )
             ended, log_path = await self._cli.call(run, call)
             return replace(ended, resumed=resumed), log_path

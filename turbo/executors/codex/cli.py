@@ -134,6 +134,7 @@ class CodexCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
+            keeps=_keeps(environment),
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, log_size(run.log_path)),
         )
         monitor = _CodexMonitor(run, self._leave_seconds, self._patience_seconds)
@@ -226,7 +227,8 @@ class CodexCli:
         try:
             environment = self._environment.for_task(NO_TASK)
             program = await self._program.find(environment)
-            return await short_call((program, *words), environment, self._journal, self._run_as)
+            keeps = _keeps(environment)
+            return await short_call((program, *words), environment, self._journal, self._run_as, keeps=keeps)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: codex %s: %s", self._owner, " ".join(words), error)
             return None
@@ -276,6 +278,13 @@ class _CodexMonitor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _keeps(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Its home, and the configuration in it, which the CLI obeys."""
+    home = codex_home(environment)
+    configuration = home / "config.toml"
+    return (home, configuration) if os.path.isfile(configuration) else (home,)  # noqa: PTH113
 
 
 def codex_home(environment: Mapping[str, str]) -> Path:

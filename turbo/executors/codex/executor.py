@@ -48,6 +48,7 @@ from turbo.executors.codex.cli import DEFAULTS, KIND, LEAVE_SECONDS, PATIENCE_SE
 from turbo.executors.codex.ended import EndedCodex
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile
+from turbo.process.git_directories import git_directories
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
@@ -192,7 +193,7 @@ class CodexExecutor:
     async def _call(
         self, run: Run, directory: Path, prompt: str, thread: str | None, until: float, told: Sequence[Message]
     ) -> tuple[EndedCodex, Path | None]:
-        git = sandbox.git_directories(directory)
+        git = git_directories(directory)
         roots = {directory} if git is None else {directory, git.own, git.common}
         before = {root: sandbox.existing(root) for root in roots}
         call = CodexCall(

@@ -12,53 +12,14 @@ configuration names, stays read-only: the agent could have written it.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from turbo.host.regular_file import read_regular
+from turbo.process.git_directories import OBEYED, OBEYED_OF_WORKTREE, GitDirectories, git_directories
 
 PROFILE = "turbo"
-_LINE_BYTES = 8192
 
 LEFT_BEHIND = (".git", ".codex", ".agents", ".aws")
 """Empty directories that the sandbox makes in each place it may write to. They stay if the CLI ends while a command runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class GitDirectories:
-    """`own`: the git directory of what is checked out. `common`: the repository's; the same but in a worktree."""
-
-    own: Path
-    common: Path
-
-
-def git_directories(directory: Path) -> GitDirectories | None:
-    """Those of a checkout whose top is `directory`; None: it is none, or one that does not hold together.
-
-    What is in the directory may have been written by an agent, so a worktree counts only if its repository names it in turn: to
-    forge that, one has to be able to write there already."""
-    marker = directory / ".git"
-    try:
-        if marker.is_symlink():
-            return None
-        if marker.is_dir():
-            return GitDirectories(marker, marker) if (marker / "HEAD").is_file() else None
-        own = _path_in(marker, "gitdir: ")
-        if own is None or own.is_symlink() or own.parent.name != "worktrees":
-            return None
-        common = own.parent.parent
-        if _path_in(own / "gitdir") != marker.absolute() or not (common / "HEAD").is_file():
-            return None
-        return GitDirectories(own, common)
-    except OSError:
-        return None
-
-
-def _path_in(file: Path, prefix: str = "") -> Path | None:
-    """The absolute path on the only line of a file."""
-    text = os.fsdecode(read_regular(file, _LINE_BYTES)).rstrip("\n")
-    path = text.removeprefix(prefix)
-    return Path(path) if text.startswith(prefix) and path.startswith("/") and os.path.normpath(path) == path else None
 
 
 def flags(mode: str, directory: Path, *, network: bool) -> tuple[str, ...]:
@@ -79,11 +40,11 @@ def flags(mode: str, directory: Path, *, network: bool) -> tuple[str, ...]:
 
 def _git_rules(git: GitDirectories) -> Iterator[tuple[str, str]]:
     yield str(git.common), "write"
-    for name in ("hooks", "config"):
+    for name in OBEYED:
         yield str(git.common / name), "read"
     if git.own != git.common:
         yield str(git.own), "write"
-        for name in ("gitdir", "commondir", "config.worktree"):
+        for name in OBEYED_OF_WORKTREE:
             if (git.own / name).exists():
                 yield str(git.own / name), "read"
 

@@ -137,6 +137,7 @@ class CopilotCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
+            keeps=(copilot_home(environment),),
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, log_size(run.log_path)),
         )
         monitor = _CopilotMonitor(run, call.session, self._leave_seconds)
@@ -208,7 +209,9 @@ class CopilotCli:
             try:
                 environment = self._environment.for_task(NO_TASK)
                 program = await self._program.find(environment)
-                result = await short_call((program, "--version"), environment, self._journal, self._run_as)
+                keeps = (copilot_home(environment),)
+                words = (program, "--version")
+                result = await short_call(words, environment, self._journal, self._run_as, keeps=keeps)
             except (SpawnFailed, EnvironmentRefused, OSError) as error:
                 log.warning("executor %s: copilot --version: %s", self._owner, error)
                 return None

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_requirement_is_judged_by_what_is_installed(requirement: str, problem: s
 def test_extra_is_whole_missing_or_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["starlette>=1; extra == 'web'", "uvicorn>=0.40; extra == 'web'", "mcp>=2; extra == 'mcp'", "cronsim>=2.6"]
     have = {"starlette": "1.2", "uvicorn": "0.50", "cronsim": "2.8"}
-    monkeypatch.setattr(installation.metadata, "requires", lambda _name: needs)
+    monkeypatch.setattr(metadata, "requires", lambda _name: needs)
     monkeypatch.setattr(installation, "installed", have.get)
     assert installation._extra("web", "the page").level is Level.OK
     assert installation._extra("mcp", "the tools") == Part(
@@ -135,7 +136,7 @@ def test_extra_is_whole_missing_or_in_part(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("where", "tool"), [("pipx/venvs", "pipx"), ("uv/tools", "uv tool")])
 def test_remedy_names_the_tool_that_installed_turbo(monkeypatch: pytest.MonkeyPatch, where: str, tool: str) -> None:
     needs = ["starlette>=1; extra == 'web'", "mcp>=2; extra == 'mcp'"]
-    monkeypatch.setattr(installation.metadata, "requires", lambda _name: needs)
+    monkeypatch.setattr(metadata, "requires", lambda _name: needs)
     monkeypatch.setattr(installation, "installed", {"starlette": "1.2"}.get)
     monkeypatch.setattr(installation, "EXTRAS", {"web": "", "mcp": ""})
     monkeypatch.setattr(sys, "prefix", f"/home/me/.local/share/{where}/agent-turbo")

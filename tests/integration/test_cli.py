@@ -15,6 +15,7 @@ GROUPS = {
     "db": ("start", "stop", "url"),
     "agents": ("probe",),
     "config": ("check", "schema"),
+    "self": ("check", "examples"),
     "budget": ("set", "list", "remove"),
     "subscription": ("add", "list", "pause", "resume", "remove", "test"),
     "limit": ("set", "list", "remove"),

@@ -51,6 +51,7 @@ COMMANDS = {
     "agents": ("turbo.cli.agents", "app"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
+    "self": ("turbo.cli.installation", "app"),
 }
 
 PLAINER = {
@@ -67,7 +68,7 @@ MAY_BE_CUT_SHORT = frozenset(
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end. Commands that write to a program or a socket of their own (doctor, config,
-subscription, agents) are not here either: a program that ends before it has read everything must not end turbo."""
+subscription, agents, self) are not here either: a program that ends before it has read everything must not end turbo."""
 
 # The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
 UsageError: Any = typer.BadParameter.__base__

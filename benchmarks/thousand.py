@@ -45,8 +45,11 @@ from turbo.migrate import migrate
 BEAT_SECONDS, POLL_SECONDS = 10.0, 30.0
 """As in config/worker.yaml."""
 
-AT_ONCE = 25
+AT_ONCE = 10
 """Workers that start side by side."""
+
+SETTLED_SECONDS = 12.0
+"""An idle session reports what it has committed up to ten seconds late."""
 
 POOL = 20
 SPARE = 5 * 2**30
@@ -55,20 +58,20 @@ SPARE = 5 * 2**30
 
 @dataclass
 class Figures:
-    """Of one number of workers. Seconds of the CPU are the server's, without PgBouncer's."""
+    """Of one number of workers. Seconds of the CPU are the server's, without PgBouncer's. None: not measured."""
 
     way: str
     workers: int
     connections: int
     server_mb: float
     beats_per_second: float
-    idle_transactions_per_second: float
+    idle_transactions_per_second: float | None
     idle_cpu_percent: float
     pickup_p50_ms: float
     pickup_p99_ms: float
     claims_per_task: float
     polls_per_task: float
-    cpu_ms_per_task: float
+    cpu_ms_per_task: float | None
     load_before: float
 
 
@@ -156,7 +159,7 @@ async def measure(
             try:
                 await fleet.grow(workers)
                 await all_idle(watch, workers)
-                await asyncio.sleep(3)
+                await asyncio.sleep(SETTLED_SECONDS)
                 before, cpu, beats, begun = await committed(watch), processes.cpu(), fleet.beats, time.monotonic()
                 await asyncio.sleep(idle)
                 took = time.monotonic() - begun
@@ -167,9 +170,9 @@ async def measure(
                 )
                 memory = processes.memory() / 2**20
                 counts.update(claim=0, poll=0)
-                cpu = processes.cpu()
+                cpu, begun = processes.cpu(), time.monotonic()
                 pickups = await insert_one_by_one(watch, fleet, tasks, workers)
-                cpu = processes.cpu() - cpu - idle_cpu * sum(pickups)
+                cpu = processes.cpu() - cpu - idle_cpu * (time.monotonic() - begun)
             finally:
                 await fleet.close()
     return Figures(
@@ -198,7 +201,7 @@ async def all_idle(watch: "AsyncConnection[Any]", workers: int) -> None:
     async def idle() -> bool:
         return await row(watch, "select count(*) filter (where idle) from public.agent_workers") == (workers,)
 
-    await until_async(idle, 300, pause=0.01 if workers < 100 else 0.05)
+    await until_async(idle, 300, pause=0.02 if workers < 100 else 0.2)
 
 
 async def committed(watch: "AsyncConnection[Any]") -> int:
@@ -244,9 +247,24 @@ def run(options: argparse.Namespace) -> list[Figures]:
                 if not would_fit(found, way, workers):
                     print(f"{way}, {workers} workers: left out, this machine has too little memory", flush=True)
                     continue
-                found.append(asyncio.run(measure(server, way, workers, options.tasks, options.idle, counts)))
-                print(", ".join(f"{name} {shown(value)}" for name, value in asdict(found[-1]).items()), flush=True)
+                try:
+                    one = asyncio.run(measure(server, way, workers, options.tasks, options.idle, counts))
+                except (*db.DATABASE_ERRORS, AssertionError) as error:
+                    print(f"{way}, {workers} workers: {db.reason(error)}", flush=True)
+                    continue
+                found.append(one)
+                save(options.out, found)
+                print(", ".join(f"{name} {shown(value)}" for name, value in asdict(one).items()), flush=True)
     return found
+
+
+def save(out: Path | None, found: list[Figures]) -> None:
+    if out is None:
+        return
+    when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    document = {"when": when, "machine": machine(), "figures": [asdict(one) for one in found]}
+    (out / "thousand.json").write_text(json.dumps(document, indent=1) + "\n")
+    plot(out, found)
 
 
 def shown(value: object) -> str:
@@ -276,7 +294,9 @@ def plot(out: Path, found: list[Figures]) -> None:
     fig, all_axes = plt.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
     for axes, (name, title) in zip(all_axes.flat, CURVES.items(), strict=True):
         for way, colour in (("direct", "#4c6ef5"), ("pooled", "#d9480f")):
-            points = [(one.workers, getattr(one, name)) for one in found if one.way == way]
+            points = [
+                (one.workers, getattr(one, name)) for one in found if one.way == way and getattr(one, name) is not None
+            ]
             axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=way) if points else None
         axes.set(xscale="log", yscale="log", title=title, xlabel="workers")
         axes.title.set_fontsize(9)
@@ -302,12 +322,7 @@ def main() -> None:
         known = json.loads((options.out / "thousand.json").read_text())
         plot(options.out, [Figures(**one) for one in known["figures"]])
         return
-    found = run(options)
-    if options.out is not None:
-        when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        document = {"when": when, "machine": machine(), "figures": [asdict(one) for one in found]}
-        (options.out / "thousand.json").write_text(json.dumps(document, indent=1) + "\n")
-        plot(options.out, found)
+    run(options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from psycopg import ProgrammingError, conninfo
 from turbo.config.executors import ExecutorSection, Program
 from turbo.config.sandbox import SandboxSection
 from turbo.config.worker import WorkerConfig
-from turbo.embedded.server import default_data_dir
 from turbo.executors.identities import Identities
 from turbo.host.state_dir import OF_A_DATABASE
 from turbo.process.environment import EnvFile, EnvironmentRefused
@@ -59,6 +58,8 @@ def _paths(written: list[str]) -> tuple[Path, ...]:
 
 def _secrets(config: WorkerConfig) -> Iterator[Path]:
     """Files with which a program could speak for the worker."""
+    from turbo.embedded.server import default_data_dir  # most workers have no sandbox
+
     if config.file is not None:
         yield config.file
     if (written := os.environ.get("TURBO_CONFIG", "")).startswith("/"):

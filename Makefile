@@ -65,6 +65,9 @@ docs: $(STAMP)  ## Write docs/reference from the program's own configuration and
 dist: $(STAMP)  ## Build the wheel and the sdist into dist/, without an index
 	@$(BIN)/python -m hatchling build
 
+release-check: $(STAMP)  ## Whether this commit can be released; builds dist/ (docs/releasing.md)
+	@$(BIN)/python scripts/release_check.py $(RELEASE)
+
 bench: $(BENCH_STAMP)  ## turbo beside its peers: make bench ONLY=pickup,herd ROUNDS=5; writes docs/benchmarks
 	@$(BENCH)/bin/python -m benchmarks --only "$(ONLY)" --rounds "$(or $(ROUNDS),5)"
 
@@ -92,4 +95,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo tour screenshots test quick format prove lint check db monitoring dashboards docs dist bench bench-bloat cost chaos model soak clean
+.PHONY: help venv demo tour screenshots test quick format prove lint check db monitoring dashboards docs dist release-check bench bench-bloat cost chaos model soak clean

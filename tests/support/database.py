@@ -2,8 +2,8 @@
 test alone starts from a copy of one migrated cluster.
 
 TURBO_TEST_DSN names a server to use as it is. TURBO_TEST_DB=container starts one with testcontainers. Otherwise the
-embedded server runs and ends with the test run: TURBO_TEST_PG=16 or 18 chooses the wheel's version, and
-TURBO_TEST_PG=debian the system's PostgreSQL 15.
+embedded server runs and ends with the test run: TURBO_TEST_PG=16 or 18 chooses the wheel's version,
+TURBO_TEST_PG=debian the system's PostgreSQL 15, and TURBO_TEST_PG=/usr/lib/postgresql/14/bin the programs there.
 """
 
 import contextlib
@@ -50,10 +50,11 @@ OPEN = {"trust": True}
 def embedded_arguments() -> dict[str, object]:
     """The version that TURBO_TEST_PG asks for, as arguments of `embedded.temporary`."""
     chosen = os.environ.get("TURBO_TEST_PG", "18")
-    if chosen != "debian":
+    if chosen.isdigit():
         return {"version": int(chosen), **OPEN}
-    require(str(DEBIAN / "postgres"))
-    return {"bin_dir": DEBIAN, **OPEN}
+    programs = DEBIAN if chosen == "debian" else Path(chosen)
+    require(str(programs / "postgres"))
+    return {"bin_dir": programs, **OPEN}
 
 
 @contextlib.contextmanager

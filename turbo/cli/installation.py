@@ -66,7 +66,7 @@ def examples(
 ) -> None:
     """Copy the example files into DIRECTORY: config/, monitoring/ and launchd/.
 
-    They are worker.yaml and fleet.yaml, a Dockerfile and a compose file, Prometheus rules, Grafana dashboards, and what
+    They are worker.yaml and fleet.yaml, Prometheus rules, Grafana dashboards, and what
     fleet.yaml renders to. A file that is there already stays as it is, and is named.
 
     \b

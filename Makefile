@@ -68,8 +68,8 @@ dist: $(STAMP)  ## Build the wheel and the sdist into dist/, without an index
 release-check: $(STAMP)  ## Whether this commit can be released; builds dist/ (docs/releasing.md)
 	@$(BIN)/python scripts/release_check.py $(RELEASE)
 
-bench: $(BENCH_STAMP)  ## turbo beside its peers: make bench ONLY=pickup,herd ROUNDS=5; writes docs/benchmarks
-	@$(BENCH)/bin/python -m benchmarks --only "$(ONLY)" --rounds "$(or $(ROUNDS),5)"
+bench: $(BENCH_STAMP)  ## turbo beside its peers: make bench ONLY=pickup,herd ROUNDS=5 CHECK=1; writes docs/benchmarks
+	@$(BENCH)/bin/python -m benchmarks --only "$(ONLY)" --rounds "$(or $(ROUNDS),5)" $(if $(CHECK),--check)
 
 $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/contenders/node/package-lock.json scripts/make-venv
 	@scripts/make-venv $(BENCH) bench benchmarks/constraints.txt

@@ -5,12 +5,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import guard, report
 from benchmarks.bench import SERVER_SETTINGS, Bench
 from benchmarks.contender import ROOT
 from benchmarks.contenders import contenders
 from benchmarks.measures import MEASURES
 from turbo import embedded
+
+RECORDED = ROOT / "docs" / "benchmarks"
 
 
 def main() -> int:
@@ -19,7 +21,8 @@ def main() -> int:
     parser.add_argument("--contenders", default="", help="names or files of contenders, with commas; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does the runner work?")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks", help="'-' writes nothing")
+    parser.add_argument("--check", action="store_true", help="exit code 1 if a ratio is worse than the recorded one")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="'-' writes nothing")
     options = parser.parse_args()
     wanted = [name for name in options.only.split(",") if name] or list(MEASURES)
     if unknown := set(wanted) - set(MEASURES):
@@ -36,17 +39,20 @@ def main() -> int:
             options.quick,
             [name for name in options.contenders.split(",") if name],
         )
-        tables = []
+        problems: list[str] = []
+        recorded = report.recorded(RECORDED if str(options.out) == "-" else options.out)
         for name in wanted:
             bench.say(f"{name}:")
             table = MEASURES[name](bench)
-            tables.append((name, table))
             print(report.text(table), flush=True)
+            problems += guard.worse(recorded.get(name), table)
             if str(options.out) != "-":
                 report.save(options.out, name, table, command, left_out)
     if str(options.out) != "-":
         report.write(options.out)
-    return 0
+    for problem in problems:
+        print(f"worse: {problem}", file=sys.stderr)
+    return 1 if problems and options.check else 0
 
 
 if __name__ == "__main__":

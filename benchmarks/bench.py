@@ -54,6 +54,9 @@ class Table:
     plot_unit: str = ""
     plot_log: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    less_is_better: tuple[str, ...] = ()
+    more_is_better: tuple[str, ...] = ()
+    """Ratios of turbo that `--check` compares with those of the last run (guard.py)."""
 
     def document(self) -> dict[str, Any]:
         return dict(self.__dict__)

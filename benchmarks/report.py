@@ -20,6 +20,8 @@ INTRODUCTION = """# Benchmarks
 runs some of it. All contenders of a measure run in turn, round after round. On a machine as small as the one below, where the
 database, the worker and the client share two cores, absolute figures say little: read the ratios, which come from the same run.
 
+`CHECK=1` ends with exit code 1 where a ratio of turbo is worse than the recorded one by more than 15 % and the rounds' spread.
+
 What each statement costs the database, in instructions, is on [a page by itself](cost.md) (`make cost`).
 """
 
@@ -56,11 +58,17 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GiB, {system}"
 
 
+def recorded(out: Path) -> dict[str, Any]:
+    """The latest result of each measure, by name."""
+    file = out / "results.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return known
+
+
 def save(out: Path, name: str, table: Table, command: str, left_out: dict[str, str]) -> None:
     """Put one measure's result into results.json, in place of its last one."""
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "results.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
+    file, known = out / "results.json", recorded(out)
     known[name] = {
         **table.document(),
         "command": command,
@@ -76,7 +84,7 @@ def write(out: Path) -> None:
     """README.md and the plots, from results.json and notes.md."""
     from benchmarks.measures import MEASURES
 
-    known = json.loads((out / "results.json").read_text())
+    known = recorded(out)
     parts = [INTRODUCTION]
     notes = out / "notes.md"
     if notes.exists():

@@ -229,4 +229,5 @@ def graphs(bench: Bench) -> Table:
         " answer of the statement after which all are claimable; promoted: the poll that promotes as many due rows, in the same run."
         f" ends: the pass after {ENDS} needs of a fan-in, or one task of a chain, are over, at the beginning and at the end."
         f" Medians of {bench.rounds} interleaved rounds.",
+        less_is_better=("released ÷ promoted", "last ÷ first"),
     )

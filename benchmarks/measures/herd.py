@@ -166,6 +166,7 @@ def herd(bench: Bench) -> Table:
         ["claims a task", "looks a task", "p50", "p95", "p99", "p50 ÷ one worker's", "spread of p50"],
         rows,
         f"{inserts} inserts a round, 30–60 ms apart. Medians of {bench.rounds} rounds, fleet sizes in turn.",
+        less_is_better=("p50 ÷ one worker's",),
         plot="p50",
         plot_unit="ms, median",
     )

@@ -102,6 +102,7 @@ def _table(bench: Bench, found: dict[str, list[dict[str, float]]], title: str, n
         list(rows[0][1]) if rows else [],
         rows,
         f"{note} Medians of {bench.rounds} interleaved rounds.",
+        less_is_better=("p50 ÷ floor",),
         plot="p50",
         plot_unit="ms, median",
         plot_log=True,

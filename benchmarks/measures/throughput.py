@@ -54,6 +54,7 @@ def _throughput(bench: Bench, slots: int) -> Table:
         rows,
         f"From the first run to the last result recorded; the jobs were there before. Medians of {bench.rounds} interleaved rounds."
         " Dead tuples as pg_stat_user_tables counts them at the end; autovacuum may have been there first.",
+        more_is_better=("÷ floor",),
         plot="jobs/s",
         plot_unit="jobs/s, median",
         settings={c.name: c.settings(slots) for c in bench.taking_part() if c.name in found},

@@ -86,9 +86,10 @@ def test_page_is_a_service_of_its_host(fleet: FleetBench, gamma: Machine) -> Non
     assert "manager, agent_workers and /metrics agree" in fleet.turbo("status")
     old = main_pid(gamma, PAGE)
     assert "web on gamma: started (pid " in fleet.turbo("restart")
-    assert old != main_pid(gamma, PAGE) != 0
-    gamma.run(f"kill -KILL {main_pid(gamma, PAGE)}")
-    until(lambda: main_pid(gamma, PAGE) not in (0, old))
+    killed = main_pid(gamma, PAGE)
+    assert killed not in (0, old)
+    gamma.run(f"kill -KILL {killed}")
+    until(lambda: main_pid(gamma, PAGE) not in (0, killed))
     assert gamma.run(asked).stdout
     assert "web on gamma: stopped" in fleet.turbo("stop")
     assert gamma.run(f"systemctl --user show --value -p Result {PAGE}").stdout.strip() == "success"

@@ -26,7 +26,7 @@ from tests.support.claude import KEY, the_cli
 from tests.support.database import embedded_arguments, migrated_database
 from tests.support.pgbouncer import pgbouncer
 from tests.support.prefork import TURBO
-from tests.support.requirements import missing
+from tests.support.requirements import missing, require
 from tests.support.shell import Done
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
@@ -165,11 +165,23 @@ def test_healthy_setup_has_no_warning_or_failure(host: Host) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text().partition("## turbo doctor")[2]
     listed = {name.removesuffix(" …") for name in re.findall(r"^\| ([a-z ]+(?: …)?) \|", page, re.M)} - {"check"}
     made = {next((kind for kind in listed if f"{name} ".startswith(f"{kind} ")), name) for name in looked_at(done)}
-    assert made == listed, "docs/cli.md lists every check, and no other"
+    # A sandbox that root runs is warned of, and so none is here.
+    assert made | {"sandbox"} == listed, "docs/cli.md lists every check, and no other"
     said = {one["name"]: one["what"] for one in done.json["checks"]}
     assert said["executor claude"].startswith("Claude CLI 2.")
     assert "1 live worker " in said["workers hear"]
     assert "is used by worker w-" in said["metrics port"]
+
+
+def test_sandbox_is_tried(host: Host) -> None:
+    require("bwrap")
+    host.config["executors"]["boxed"] = {"kind": "command", "command": ["cat"], "sandbox": {}}
+    host.config["routes"]["boxed"] = "boxed"
+    host.start().listening()
+    done = host.doctor()
+    if os.geteuid() == 0:
+        only(done, "sandbox boxed", "warn", "no network; root runs it")
+    assert "sandbox boxed" in looked_at(done)
 
 
 # ── the ten ─────────────────────────────────────────────────────────────────────────────────────────────────────────

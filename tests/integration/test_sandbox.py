@@ -39,7 +39,10 @@ from turbo.process.sandbox import Sandbox, SandboxRules
 HOSTILE = Path(__file__).parents[1] / "support" / "programs" / "hostile.py"
 DAEMON = "left-by-a-hostile-program"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is for Linux"),
+    pytest.mark.xdist_group("sandbox"),  # a test of another process would see these daemons
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

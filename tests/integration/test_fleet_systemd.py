@@ -73,8 +73,9 @@ def test_one_yaml_file_starts_workers_on_another_machine(fleet: FleetBench, gamm
 
 
 def test_page_is_a_service_of_its_host(fleet: FleetBench, gamma: Machine) -> None:
-    port = free_ports(1)
-    hosts = host()
+    metrics = free_ports(2)
+    port = metrics + 1
+    hosts = host(metrics_port=metrics)
     hosts["gamma"]["web"] = {"port": port}
     fleet.write(hosts)
     assert "web on gamma: installed" in fleet.turbo("install")
@@ -82,7 +83,7 @@ def test_page_is_a_service_of_its_host(fleet: FleetBench, gamma: Machine) -> Non
     asked = f"curl -fs --retry 50 --retry-connrefused --retry-delay 1 http://127.0.0.1:{port}/healthz"
     assert gamma.run(asked).stdout
     assert "web on gamma: already running" in fleet.turbo("start")
-    until(fleet.ids)
+    until(fleet.ids, what=fleet.logs)
     assert "manager, agent_workers and /metrics agree" in fleet.turbo("status")
     old = main_pid(gamma, PAGE)
     assert "web on gamma: started (pid " in fleet.turbo("restart")

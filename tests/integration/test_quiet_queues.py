@@ -249,7 +249,7 @@ async def test_row_committed_before_the_end_is_seen_by_the_last_look(dsn, ear):
     with psycopg.connect(dsn, autocommit=True) as db:
         await keep_and_stop(dsn, QuietKeeper, lambda: run(db, INSERT), lambda: None)
         assert unsent(db) == 1
-        assert ear.heard() == ["default"]
+        assert set(ear.heard()) == {"default"}, "more than one, if a transaction of another database is open"
 
 
 @pytest.mark.parametrize(("kind", "woken"), [(QuietKeeper, True), (NoRechecks, False)])

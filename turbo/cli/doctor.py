@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import LONGEST_SECONDS, Dsn, Json, finite, on_the_command_line
+from turbo.cli.options import LONGEST_SECONDS, Dsn, Json, finite, listen_dsn, on_the_command_line
 from turbo.domain.states import Level
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def doctor(
         or os.environ.get("TURBO_DSN")
         or (settings.database.dsn if settings is not None else "")
     )
-    listen = os.environ.get("TURBO_LISTEN_DSN") or (settings.database.listen_dsn if settings is not None else "")
+    listen = listen_dsn(settings)
     findings = examine(
         where,
         settings,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from turbo.client.client import Client
+    from turbo.config.worker import WorkerConfig
     from turbo.process.environment import EnvFile
 
 
@@ -227,6 +228,11 @@ def use_env_file(path: Path) -> "EnvFile":
     except EnvironmentRefused as error:
         raise ConfigError(str(error)) from None
     return file
+
+
+def listen_dsn(settings: "WorkerConfig | None") -> str:
+    """Where LISTEN goes: TURBO_LISTEN_DSN, else database.listen_dsn; '' for the same way as the rest. It is no option."""
+    return os.environ.get("TURBO_LISTEN_DSN") or (settings.database.listen_dsn if settings is not None else "")
 
 
 def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:

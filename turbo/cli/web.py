@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn, on_the_command_line, use_env_file
+from turbo.cli.options import Dsn, listen_dsn, on_the_command_line, use_env_file
 
 if TYPE_CHECKING:
     from turbo.config.web import WebSection
@@ -75,8 +75,7 @@ def web(
         return
     configured = settings.database.dsn if settings is not None else ""
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or configured
-    listen = os.environ.get("TURBO_LISTEN_DSN") or (settings.database.listen_dsn if settings is not None else "")
-    _serve(WebSettings(where, directory, section, listen), no_link)
+    _serve(WebSettings(where, directory, section, listen_dsn(settings)), no_link)
 
 
 def _serve(settings: "WebSettings", no_link: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli.options import Dsn, on_the_command_line, use_env_file
+from turbo.cli.options import Dsn, listen_dsn, on_the_command_line, use_env_file
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,7 +94,7 @@ def worker(
             "--dsn contains a password, which the process list showed until the worker started; put it in ~/.pgpass (mode 0600), "
             "a service file, or TURBO_DSN in an --env-file"
         )
-    listen_where = os.environ.get("TURBO_LISTEN_DSN") or settings.database.listen_dsn
+    listen_where = listen_dsn(settings)
     connect_arguments(listen_where, "turbo worker")
     with_password = [one for one in (where, listen_where) if has_password(one)]
     if with_password or os.environ.get("PGPASSWORD"):
